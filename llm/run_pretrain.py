@@ -1,0 +1,257 @@
+"""Pretrain a causal language model.
+
+    python llm/run_pretrain.py CONFIG.json [--flag value ...]
+    python llm/run_pretrain.py --help [WORD]
+
+Read it from `main` down: things stand in the order in which they happen. What can be wrong with the input is found
+before Paddle is imported, and long before the model is built.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works without installation
+
+from paddlenlp.data import (
+    build_train_valid_test_datasets,
+    check_data,
+    check_data_split,
+    collate_causal_lm,
+    get_train_data_file,
+)
+from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments
+from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.log import logger
+
+if TYPE_CHECKING:
+    from paddlenlp.trainer import Trainer, TrainOutput
+
+RECORD = "run_config.json"
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """One run, from the command line to the last metrics.
+
+    Raises:
+        UsageError: wrong input; the message says what to do.
+    """
+    parser = PdArgumentParser((ModelArguments, DataArguments, PreTrainingArguments))
+    model_args, data_args, args = parser.parse(argv)
+    for note in parser.notes:
+        logger.info(note)
+
+    tokenizer = load_tokenizer(model_args)
+    config = model_config(model_args, data_args, tokenizer)
+    data_files = find_data(data_args, args, tokenizer, config.vocab_size)
+    record = write_record(parser, (model_args, data_args, args))
+
+    tune_process(args, parser)
+    model = build_model(model_args, args, config)
+    datasets = build_datasets(data_args, args, data_files)
+    log_samples(datasets, args, tokenizer)
+    trainer = build_trainer(model, args, datasets, tokenizer, record)
+    if args.train_enabled:
+        train(trainer, args, data_args.max_seq_length)
+    if args.predict_enabled:
+        predict(trainer, datasets["test"])
+    log_whereabouts(args)
+
+
+def load_tokenizer(model_args: ModelArguments) -> Any:
+    from paddlenlp.transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_args.tokenizer_source)
+
+
+def model_config(model_args: ModelArguments, data_args: DataArguments, tokenizer: Any) -> Any:
+    """The shape of the model; when training from scratch, grown to hold the tokenizer and the sequence."""
+    from paddlenlp.transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_args.config_source)
+    config.seq_length = data_args.max_seq_length
+    if model_args.continue_training:
+        refuse_larger_tokenizer(model_args, config.vocab_size, len(tokenizer))
+    else:
+        config.max_position_embeddings = max(config.max_position_embeddings, data_args.max_seq_length)
+        grow_vocabulary(config, len(tokenizer))
+    if model_args.num_hidden_layers is not None:
+        config.num_hidden_layers = model_args.num_hidden_layers
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        if hasattr(config, name):
+            setattr(config, name, getattr(model_args, name))
+    for name in ("fuse_attention_qkv", "fuse_attention_ffn"):
+        if getattr(model_args, name) is not None:
+            setattr(config, name, getattr(model_args, name))
+    return config
+
+
+def grow_vocabulary(config: Any, tokens: int) -> None:
+    """At least as many rows as the tokenizer has tokens, in multiples of 128 (which matrix units like)."""
+    rows = max(config.vocab_size, math.ceil(tokens / 128) * 128)
+    if rows != config.vocab_size:
+        logger.info(f"Reset vocab size to {rows} (from {config.vocab_size}) to hold the tokenizer's {tokens} tokens.")
+        config.vocab_size = rows
+
+
+def refuse_larger_tokenizer(model_args: ModelArguments, rows: int, tokens: int) -> None:
+    if tokens > rows:
+        raise UsageError(
+            f"The tokenizer {model_args.tokenizer_source!r} has {tokens} tokens, but the weights of "
+            f"{model_args.model_name_or_path!r} have rows for {rows}. Give the model's own tokenizer with "
+            "--tokenizer_name_or_path, or train from random weights with --continue_training false."
+        )
+
+
+def find_data(data_args: DataArguments, args: PreTrainingArguments, tokenizer: Any, vocab_size: int) -> List[Any]:
+    """`[prefix]` or `[weight, prefix, ...]`, every file opened and checked."""
+    check_data_split(data_args.split, args.train_enabled, args.eval_enabled, args.predict_enabled)
+    found = get_train_data_file(data_args.input_dir)
+    prefixes = found[1::2] or found
+    check_data(prefixes, data_args.data_impl, vocab_size=vocab_size, tokenizer_sha256=tokenizer.fingerprint())
+    return found
+
+
+def write_record(parser: PdArgumentParser, arguments: Sequence[Any]) -> Path:
+    """Write every argument with its origin, and versions; a copy goes with each checkpoint."""
+    from paddlenlp.trainer.run_record import write_run_record
+
+    record = Path(arguments[-1].output_dir) / RECORD
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_run_record(record, parser, arguments, {})
+    except OSError as error:
+        raise UsageError(
+            f"output_dir {str(record.parent)!r} can't be written: {error.strerror} ({error.filename}). "
+            "Give a folder that can with --output_dir."
+        ) from None
+    return record
+
+
+def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
+    """Import Paddle, tuned for this machine, and choose the device."""
+    from paddlenlp.trainer.device import resolve_device
+    from paddlenlp.utils.cpu_tuning import apply_cpu_tuning
+
+    if args.cpu_tuning:
+        logger.info(f"CPU tuning (turn off with --cpu_tuning false): {'; '.join(apply_cpu_tuning()) or 'nothing to set'}")
+    import paddle
+
+    paddle.set_device(resolve_device(args, parser.origins))
+    logger.info(
+        f"Process rank: {args.process_index}, device: {paddle.get_device()}, world_size: {args.world_size}, "
+        f"distributed training: {args.world_size > 1}, 16-bits training: {args.amp_dtype is not None}"
+    )
+
+
+def build_model(model_args: ModelArguments, args: PreTrainingArguments, config: Any) -> Any:
+    from paddlenlp.nn import configure_run
+    from paddlenlp.transformers import AutoModelForCausalLM, AutoModelForCausalLMPipe
+
+    configure_run(args)
+    print("Final pre-training config:", config, flush=True)
+    auto = AutoModelForCausalLMPipe if args.pipeline_parallel_degree > 1 else AutoModelForCausalLM
+    if model_args.continue_training and not args.autotuner_benchmark:
+        return auto.from_pretrained(model_args.model_name_or_path, config=config, dtype=args.dtype)
+    return auto.from_config(config, dtype=args.dtype)
+
+
+def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_files: List[Any]) -> Dict[str, Any]:
+    """Training, validation and test samples, as many as the run reads; None for a split that is not used."""
+    steps, ranks = args.effective_max_steps, args.dataset_world_size
+    evaluations = steps // args.effective_eval_steps + 1
+    sizes = [
+        args.samples_per_step * steps * args.train_enabled,
+        args.per_device_eval_batch_size * ranks * args.eval_iters * evaluations * args.eval_enabled,
+        args.per_device_eval_batch_size * ranks * args.test_iters * args.predict_enabled,
+    ]
+    built = build_train_valid_test_datasets(
+        data_files,
+        data_args.data_impl,
+        data_args.split,
+        sizes,
+        data_args.max_seq_length,
+        args.seed,
+        data_args.skip_warmup,
+        share_folder=data_args.share_folder,
+        data_cache_path=data_args.data_cache,
+    )
+    return dict(zip(("train", "valid", "test"), built))
+
+
+def log_samples(datasets: Dict[str, Any], args: PreTrainingArguments, tokenizer: Any) -> None:
+    """The start of each split's first sample, as text: a wrong tokenizer or dataset is seen here."""
+    for name, dataset in datasets.items():
+        if dataset is not None and args.should_log:
+            start = tokenizer.decode(dataset[0]["text"][:32].tolist())
+            logger.info(f"Sample data for {name} mode. {start!r} ...")
+
+
+def build_trainer(model: Any, args: PreTrainingArguments, datasets: Dict[str, Any], tokenizer: Any, record: Path) -> Any:
+    from paddlenlp.trainer import Trainer
+
+    return Trainer(
+        model,
+        args,
+        data_collator=collate_causal_lm,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets["valid"],
+        tokenizer=tokenizer,
+        extra_checkpoint_files=[record],
+    )
+
+
+def train(trainer: Trainer, args: PreTrainingArguments, seq_length: int) -> None:
+    """Train, evaluate the final weights, save everything."""
+    result = trainer.train(args.resume_from_checkpoint)
+    if not args.autotuner_benchmark:
+        trainer.save_model()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+    if args.eval_enabled:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    print_speed(result, args, seq_length)
+
+
+def predict(trainer: Trainer, dataset: Any) -> None:
+    metrics = trainer.predict(dataset).metrics
+    trainer.log_metrics("test", metrics)
+    trainer.save_metrics("test", metrics)
+
+
+def print_speed(result: TrainOutput, args: PreTrainingArguments, seq_length: int) -> None:
+    """The reference's two closing lines."""
+    runtime = result.metrics.get("train_runtime")
+    if runtime:
+        speed = args.samples_per_step * args.effective_max_steps * seq_length / runtime
+        print(f"Effective Tokens per second: {speed:.2f}\nips: {speed:.2f} tokens/s", flush=True)
+
+
+def log_whereabouts(args: PreTrainingArguments) -> None:
+    logger.info(
+        f"Done. Everything is in {args.output_dir}: weights and tokenizer (load them with AutoModelForCausalLM."
+        f"from_pretrained), checkpoint-*/, metrics.jsonl, all_results.json, {RECORD}. Curves: visualdl --logdir "
+        f"{args.effective_logging_dir}. To train longer raise --max_steps and run again: it goes on from the last checkpoint."
+    )
+
+
+def run() -> int:
+    """`main`, with the user's mistakes as messages instead of tracebacks. Returns the exit code."""
+    try:
+        main()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,181 @@
+"""Samples for next-token prediction: L + 1 consecutive tokens of shuffled, concatenated documents."""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, List, Optional
+
+import numpy as np
+
+from paddlenlp.data.index_builder import (
+    EpochPlan,
+    build_doc_idx,
+    build_sample_idx,
+    build_shuffle_idx,
+    plan_epochs,
+    shuffle_dtype,
+    stream_starts,
+)
+from paddlenlp.data.index_cache import Arrays, IndexCache
+from paddlenlp.data.token_store import TokenStore
+from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.log import logger
+
+PARTS = ("doc_idx", "sample_idx", "shuffle_idx")
+
+
+class GPTDataset:
+    """One split of one dataset in training order; a map from `[0, len)` to `{"text": int64 [seq_length + 1]}`.
+
+    Documents follow each other with nothing between them but what the data holds (an end-of-text token, usually).
+
+    Args:
+        name: "train", "valid" or "test".
+        data_prefix: prefix as the user wrote it: part of the cache's name.
+        documents: sequences of `store` that belong to the split, a rising range.
+        store: the opened dataset.
+        splits_string, num_samples, seq_length, seed: what the order depends on. `len` is at least `num_samples`.
+        data_cache_path: second folder for the index; it is written there when given, else to `index-cache` beside the
+            data.
+        is_builder: False waits for another process to write the index.
+
+    Raises:
+        UsageError: the documents hold no tokens, or the index cannot be written.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_prefix: str,
+        documents: range,
+        store: TokenStore,
+        splits_string: str,
+        num_samples: int,
+        seq_length: int,
+        seed: int,
+        *,
+        data_cache_path: Optional[str] = None,
+        is_builder: bool = True,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self.seq_length = seq_length
+        self.desc = describe(data_prefix, name, num_samples, seq_length, seed, splits_string)
+        self.plan = _plan(name, data_prefix, documents, store, num_samples, seq_length)
+        folders = [os.path.join(os.path.dirname(data_prefix), "index-cache")]
+        folders += [data_cache_path] if data_cache_path else []
+        cache = IndexCache(self.desc, PARTS, folders, lambda arrays: self._problem(arrays, documents))
+        arrays = cache.load_or_build(lambda: self._build(documents, seed), is_builder)
+        self.doc_idx, self.sample_idx, self.shuffle_idx = (arrays[part] for part in PARTS)
+        self._itemsize = store.dtype.itemsize
+
+    def _build(self, documents: range, seed: int) -> Arrays:
+        rng = np.random.RandomState(seed)
+        doc_idx = build_doc_idx(np.arange(documents.start, documents.stop, dtype=np.int32), self.plan, rng)
+        sample_idx = build_sample_idx(self.store.sizes, doc_idx, self.seq_length, self.plan)
+        return {"doc_idx": doc_idx, "sample_idx": sample_idx, "shuffle_idx": build_shuffle_idx(self.plan, rng)}
+
+    def _problem(self, arrays: Arrays, documents: range) -> Optional[str]:
+        return index_problem(arrays, self.store.sizes, documents, self.seq_length, self.plan)
+
+    def __len__(self) -> int:
+        """Samples, at least as many as were asked for."""
+        return len(self.shuffle_idx)
+
+    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
+        row = int(self.shuffle_idx[index])
+        first, skip, last, end = self.sample_idx[row : row + 2].ravel().tolist()
+        tokens, sizes, pointers = self.store.tokens, self.store.sizes, self.store.pointers
+        text = np.empty(self.seq_length + 1, np.int64)
+        filled = 0
+        remaining = last - first
+        for document in self.doc_idx[first : last + 1].tolist():
+            stop = sizes.item(document) if remaining else end + 1
+            start = pointers.item(document) // self._itemsize
+            text[filled : filled + stop - skip] = tokens[start + skip : start + stop]
+            filled += stop - skip
+            skip = 0
+            remaining -= 1
+        return {"text": text}
+
+    def document_ids(self, index: int) -> List[int]:
+        """Sequences of the dataset that sample `index` reads from."""
+        row = int(self.shuffle_idx[index])
+        (first, _), (last, _) = self.sample_idx[row : row + 2].tolist()
+        return self.doc_idx[first : last + 1].tolist()
+
+
+def describe(prefix: str, name: str, num_samples: int, seq_length: int, seed: int, splits_string: str) -> str:
+    """The text whose md5 names the cache files, as the reference writes it."""
+    return (
+        "GPT Dataset\n\n"
+        f"Data prefix {prefix}\n"
+        f"Dataset name {name}\n"
+        f"Number of samples {num_samples}\n"
+        f"Sequence length {seq_length}\n"
+        f"Random seed {seed}\n"
+        f"Split {splits_string}\n"
+    )
+
+
+def _plan(name: str, prefix: str, documents: range, store: TokenStore, num_samples: int, seq_length: int) -> EpochPlan:
+    tokens = int(store.sizes[documents.start : documents.stop].sum(dtype=np.int64))
+    if tokens == 0:
+        raise UsageError(
+            f"Split {name!r} of {prefix} holds no tokens: its {len(documents)} documents "
+            f"[{documents.start}, {documents.stop}) are all empty. Add documents that have text."
+        )
+    plan = plan_epochs(tokens, seq_length, num_samples)
+    logger.info(
+        f"{name} split of {prefix}: {plan.samples:,} samples from {plan.epochs:,} epochs of {tokens:,} tokens "
+        f"({num_samples:,} samples asked for)"
+    )
+    if tokens <= seq_length:
+        logger.warning(
+            f"Split {name!r} of {prefix} has {tokens} tokens, fewer than the {seq_length + 1} of one sample: every "
+            "sample repeats it. Add data, or lower max_seq_length."
+        )
+    return plan
+
+
+def index_problem(
+    arrays: Arrays, sizes: np.ndarray, documents: range, seq_length: int, plan: EpochPlan
+) -> Optional[str]:
+    """Why index arrays do not fit the data, or None when they do.
+
+    They fit when doc_idx holds every document once an epoch, every row of sample_idx points at token i * L of that
+    stream, and shuffle_idx is a permutation: all values are checked, so truncated, zeroed or outdated files are found.
+    """
+    doc_idx, sample_idx, shuffle_idx = (arrays[part] for part in PARTS)
+    expected = {
+        "doc_idx": (np.dtype(np.int32), (len(documents) * plan.epochs,)),
+        "sample_idx": (np.dtype(np.int32), (plan.samples + 1, 2)),
+        "shuffle_idx": (shuffle_dtype(plan.samples), (plan.samples,)),
+    }
+    for part, (dtype, shape) in expected.items():
+        found = arrays[part]
+        if found.dtype != dtype or found.shape != shape:
+            return f"{part} is {found.dtype} {list(found.shape)}, expected {dtype} {list(shape)}"
+    if not _each_occurs(doc_idx, documents, plan.epochs):
+        return f"doc_idx does not hold every document {plan.epochs} times"
+    if not _each_occurs(shuffle_idx, range(plan.samples), 1):
+        return "shuffle_idx is not a permutation of the samples"
+    starts = stream_starts(sizes, doc_idx)
+    rows, offsets = sample_idx[:, 0], sample_idx[:, 1]
+    if rows.min() < 0 or rows.max() >= len(doc_idx) or offsets.min() < 0:
+        return "sample_idx points outside the documents"
+    positions = np.arange(plan.samples + 1, dtype=np.int64) * seq_length
+    wrong = (starts[rows] + offsets != positions) | (starts[rows + 1] <= positions)
+    wrong[0] = rows[0] != 0 or offsets[0] != 0
+    if wrong.any():
+        return f"sample_idx does not fit the document sizes (row {int(np.argmax(wrong))}): the data has changed"
+    return None
+
+
+def _each_occurs(values: np.ndarray, domain: range, times: int) -> bool:
+    """Whether `values` holds each number of `domain` exactly `times` times and nothing else."""
+    if len(domain) == 0:
+        return len(values) == 0
+    if values.min() < domain.start or values.max() >= domain.stop:
+        return False
+    return bool((np.bincount(values - domain.start, minlength=len(domain)) == times).all())

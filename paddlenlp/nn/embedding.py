@@ -1,0 +1,5 @@
+"""The layers of `paddlenlp.parallel` under the name by which families import them."""
+
+from paddlenlp.parallel.layers import Embedding, Linear
+
+__all__ = ["Embedding", "Linear"]

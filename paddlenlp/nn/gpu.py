@@ -1,0 +1,87 @@
+"""Paddle's GPU operations behind the signatures of `nn/kernels.py`. What an operation can't do is left to the plain version."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Optional
+
+import paddle
+from paddle import Tensor
+from paddle.nn import functional as F
+
+from . import plain
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Optional[Tensor] = None,
+    bias: Optional[Tensor] = None,
+    scale: Optional[float] = None,
+    window: Optional[int] = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Flash attention (arXiv:2307.08691) for float16 and bfloat16 without mask, bias, window or cached keys."""
+    special = mask is not None or bias is not None or window is not None or q.shape[1] != k.shape[1]
+    if special or q.dtype == paddle.float32 or q.shape[-1] != v.shape[-1]:
+        return plain.attention(q, k, v, mask=mask, bias=bias, scale=scale, window=window, dropout=dropout)
+    return F.flash_attention.flash_attention(q, k, v, dropout=dropout, causal=True, softmax_scale=scale)[0]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """One fused pass."""
+    from paddle.incubate.nn.functional import fused_rms_norm
+
+    weight = (weight + offset if offset else weight).astype(x.dtype)
+    return fused_rms_norm(x, weight, None, eps, begin_norm_axis=x.ndim - 1)[0]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """One fused pass where all rows of the batch stand at the same positions."""
+    from paddle.incubate.nn.functional import fused_rotary_position_embedding
+
+    if cos.shape[0] != 1:
+        return plain.rotate(x, cos, sin, interleaved)
+    cos, sin = (_both(y, interleaved).astype(x.dtype) for y in (cos, sin))
+    return fused_rotary_position_embedding(x, sin=sin, cos=cos, use_neox_rotary_style=interleaved)[0]
+
+
+def _both(y: Tensor, interleaved: bool) -> Tensor:
+    """[1, s, 1, d/2] -> [1, s, 1, d]: the angle of each feature's pair."""
+    return y.repeat_interleave(2, -1) if interleaved else paddle.concat([y, y], -1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """The bias is added inside the matrix product."""
+    from paddle.incubate.nn.functional import fused_linear
+
+    return plain.linear(x, weight) if bias is None else fused_linear(x, weight, bias)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """One fused pass."""
+    return F.swiglu(gate, up)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Paddle's, which takes the logarithm before the exponential on GPUs."""
+    loss = F.cross_entropy(logits.astype("float32"), labels.unsqueeze(-1), ignore_index=plain.IGNORED, reduction="none")
+    return loss.squeeze(-1)
+
+
+def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False) -> Tensor:
+    """The plain blocks of rows with Paddle's cross entropy."""
+    return plain.head_loss(x, weight, labels, transpose, cross_entropy)
+
+
+ALWAYS: Dict[str, Callable[..., Tensor]] = {"swiglu": swiglu, "cross_entropy": cross_entropy, "head_loss": head_loss}
+"""Kernels that run on every GPU."""
+
+ON_REQUEST: Dict[str, Dict[str, Callable[..., Tensor]]] = {
+    "use_flash_attention": {"attention": attention},
+    "use_fused_rms_norm": {"rms_norm": rms_norm},
+    "use_fused_rope": {"rotate": rotate},
+    "use_fused_linear": {"linear": linear},
+}
+"""Flag -> kernels that run where it is set."""

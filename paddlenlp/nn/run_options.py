@@ -1,0 +1,38 @@
+"""From the arguments of a run to the policies that its layers read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+
+from paddlenlp.parallel.random import set_init_seed
+
+from . import kernels
+from .precision import DType, Precision, set_precision
+from .recompute import RecomputePolicy, set_recompute
+
+
+def configure_run(args: Any) -> None:
+    """Set precision, recompute, kernels and the seed of initial weights from `args` (TrainingArguments): once, before
+    the model is built."""
+    set_precision(precision_of(args))
+    set_recompute(
+        RecomputePolicy(
+            enabled=args.recompute,
+            granularity=args.recompute_granularity,
+            no_recompute_layers=tuple(args.no_recompute_layers or ()),
+            interval=args.pp_recompute_interval,
+            use_reentrant=args.recompute_use_reentrant,
+        )
+    )
+    set_init_seed(args.seed)
+    kernels.configure(args)
+
+
+def precision_of(args: Any) -> Precision:
+    """The policy that `args` ask for, on the device Paddle computes on."""
+    compute: DType = args.amp_dtype or "float32"
+    grad: DType = "float32" if args.amp_master_grad or args.dtype == "float32" else args.dtype
+    emulated = compute != "float32" and paddle.get_device().startswith("cpu")
+    return Precision(args.dtype, compute, grad, emulated)

@@ -1,0 +1,114 @@
+"""Arguments of how the mathematics is carried out: precision, recompute, fused operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional
+
+from .fields import acts, in_group, noted, refused
+from .options import GRANULARITIES, OPT_LEVELS
+
+_PER_OPERATOR = "precision is set for whole parts of the model, not for single operators"
+
+
+@in_group("precision")
+@dataclass
+class PrecisionArguments:
+    """Number formats of training and evaluation."""
+
+    bf16: bool = acts(False, "Compute in bfloat16. Not together with fp16.")
+    fp16: bool = acts(False, "Compute in float16 with loss scaling. Not together with bf16.")
+    fp16_opt_level: str = acts(
+        "O1",
+        "With bf16 or fp16: O1 keeps float32 parameters; O2 keeps low-precision parameters and float32 master weights; "
+        "O0 turns low precision off.",
+        choices=OPT_LEVELS,
+    )
+    amp_master_grad: bool = acts(False, "Accumulate gradients in float32 under O2.")
+    scale_loss: float = acts(2**15, "First loss scale of fp16.", gt=0)
+    bf16_full_eval: bool = acts(False, "Evaluate with all weights in bfloat16.")
+    fp16_full_eval: bool = acts(False, "Evaluate with all weights in float16.")
+    amp_custom_black_list: Optional[List[str]] = refused(
+        None, "Operators that always compute in float32.", _PER_OPERATOR
+    )
+    amp_custom_white_list: Optional[List[str]] = refused(
+        None, "Operators that always compute in low precision.", _PER_OPERATOR
+    )
+
+
+@in_group("recompute")
+@dataclass
+class RecomputeArguments:
+    """Activations computed again in the backward pass, to save memory."""
+
+    recompute: bool = acts(False, "Compute activations again in the backward pass instead of keeping them.")
+    recompute_granularity: str = acts(
+        "full",
+        "What recompute covers: full (whole layers), full_attn (attention blocks) or core_attn (softmax(QK)V only).",
+        choices=GRANULARITIES,
+    )
+    no_recompute_layers: Optional[List[int]] = acts(
+        None, "Indices of layers (from 0) that keep their activations all the same. Default: none."
+    )
+    pp_recompute_interval: int = acts(1, "Recompute one layer in this many, counted from layer 0. 0: none.", ge=0)
+    recompute_use_reentrant: bool = acts(
+        False, "Recompute through a custom autograd function instead of saved-tensor hooks. The results are the same."
+    )
+    refined_recompute: str = refused(
+        "",
+        "Operators left out of recompute, with the number of layers.",
+        "recompute is chosen by recompute_granularity only",
+    )
+    offload_recompute_inputs: bool = refused(
+        False,
+        "Keep the inputs of recomputed layers in host memory.",
+        "moving activations to host memory is not available",
+    )
+
+
+@in_group("fused")
+@dataclass
+class FusedArguments:
+    """Requests for fused operators; where one is not there, the plain form is used and the log says so."""
+
+    use_flash_attention: bool = acts(False, "Use flash attention where the device has it.")
+    use_fused_rms_norm: bool = acts(False, "Use the fused RMSNorm.")
+    use_fused_rope: bool = acts(False, "Use the fused rotary embedding.")
+    use_fused_linear: bool = acts(False, "Use the linear operator with fused bias.")
+    use_fused_dropout_add: bool = acts(False, "Use fused dropout and addition.")
+    use_fused_linear_cross_entropy: bool = acts(
+        False, "Compute the head and the loss in pieces, without keeping all logits."
+    )
+
+
+@in_group("other")
+@dataclass
+class CompatibilityArguments:
+    """Out of this toolkit's scope; here so that existing files load."""
+
+    do_export: bool = refused(
+        False, "Export the model for inference.", "export for inference is not part of pretraining"
+    )
+    to_static: Optional[bool] = refused(
+        False, "Train the model as a static graph.", "training runs in dynamic mode only"
+    )
+    enable_auto_parallel: Optional[bool] = refused(
+        False, "Use Paddle's automatic parallelism.", "layouts are set by degrees, not found automatically"
+    )
+    auto_parallel_resume_form_hybrid_parallel: Optional[bool] = refused(
+        False, "Resume automatic parallelism from a hybrid checkpoint.", "automatic parallelism is not supported"
+    )
+    sharding_parallel_mesh_dimension: str = refused(
+        "dp", "Mesh dimension of sharding under automatic parallelism.", "automatic parallelism is not supported"
+    )
+    past_index: int = refused(
+        -1, "Index of past states in the model's output.", "no model here returns past states in training"
+    )
+    local_rank: int = noted(
+        -1, "Rank of the process on its machine.", "ranks come from the launcher's environment variables"
+    )
+    ddp_find_unused_parameters: Optional[bool] = noted(
+        None,
+        "Look for parameters without gradients under data parallelism.",
+        "every parameter of the models here gets one",
+    )

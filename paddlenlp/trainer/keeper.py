@@ -1,0 +1,93 @@
+"""The checkpoints of a run: written, the best one remembered, those that are too many removed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+from paddlenlp.trainer import snapshot
+from paddlenlp.trainer.best import is_better
+from paddlenlp.trainer.checkpoint import rotate, save_checkpoint
+from paddlenlp.trainer.state import TrainerState
+from paddlenlp.transformers.export import GENERATION_CONFIG, generation_config
+from paddlenlp.utils.files import atomic_write_json
+from paddlenlp.utils.log import logger
+
+
+class CheckpointKeeper:
+    """Keeps the checkpoints in `args.output_dir`.
+
+    Args:
+        extra_files: copied into every checkpoint.
+
+    Attributes:
+        last: the newest checkpoint that this run wrote or began from.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, args: Any, extra_files: Sequence[Union[str, Path]]) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.args = args
+        self.extra_files = list(extra_files)
+        self.last: Optional[Path] = None
+        self.stale: List[Path] = []
+
+    def begin(self, resumed: Optional[Path]) -> None:
+        """A run begins, from checkpoint `resumed` or anew; in the latter case the checkpoints that lie here are another
+        run's, and go when this one has written its first."""
+        self.last = resumed
+        self.stale = snapshot.checkpoint_folders(self.args.output_dir) if resumed is None else []
+
+    def save(self, state: TrainerState, optimizer: Any, lr_scheduler: Any, metrics: Optional[Dict[str, float]]) -> Path:
+        """Write `checkpoint-{global_step}`, then remove those that are too many.
+
+        Args:
+            metrics: of an evaluation at this step, if there was one.
+        """
+        start, output_dir = time.time(), Path(self.args.output_dir)
+        self._note_best(state, metrics, output_dir / f"checkpoint-{state.global_step}")
+        tensors = snapshot.tensors_to_save(self.model, optimizer, self.args)
+        states = snapshot.states_to_save(state, optimizer, lr_scheduler, self.args)
+        folder = save_checkpoint(output_dir, state.global_step, tensors, states, self._describe)
+        logger.info(f"Saved checkpoint {folder} in {time.time() - start:.2f} s")
+        snapshot.remove_folders(self.stale, folder)
+        self.last, self.stale = folder, []
+        rotate(output_dir, self.args.save_total_limit, keep=[state.best_model_checkpoint])
+        return folder
+
+    def holds(self, step: int) -> bool:
+        """Whether the newest checkpoint is that of `step`."""
+        return self.last is not None and self.last.name == f"checkpoint-{step}"
+
+    def load_best(self, state: TrainerState) -> None:
+        """With `load_best_model_at_end`, give the model the weights of the best checkpoint."""
+        if not self.args.effective_load_best_model_at_end or state.best_model_checkpoint is None:
+            return
+        # By name: the output folder may have been moved since.
+        folder = snapshot.checked(Path(self.args.output_dir) / Path(state.best_model_checkpoint).name)
+        name = self.args.effective_metric_for_best_model
+        logger.info(f"Loading the best weights: {folder}, {name} {state.best_metric}")
+        snapshot.load_model(self.model, folder)
+
+    def save_model(self, folder: Path) -> None:
+        """Write weights, configuration, tokenizer and the extra files: a folder `from_pretrained` reads."""
+        self.model.save_pretrained(folder)
+        self._write_companions(folder)
+        logger.info(f"Saved model {folder}")
+
+    def _note_best(self, state: TrainerState, metrics: Optional[Dict[str, float]], folder: Path) -> None:
+        value = (metrics or {}).get(self.args.effective_metric_for_best_model)
+        if value is not None and is_better(value, state.best_metric, self.args.effective_greater_is_better):
+            state.best_metric, state.best_model_checkpoint = value, str(folder)
+
+    def _describe(self, folder: Path) -> None:
+        """What `from_pretrained` needs beside the weights."""
+        self.model.config.save_pretrained(folder)
+        atomic_write_json(folder / GENERATION_CONFIG, generation_config(self.model), sort_keys=True)
+        self._write_companions(folder)
+
+    def _write_companions(self, folder: Path) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        snapshot.copy_files(self.extra_files, folder)

@@ -1,0 +1,66 @@
+"""Peak speed of the device, the denominator of MFU: from a table for known GPUs, else measured once."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from typing import Dict, Optional
+
+#: Dense peaks in TFLOP/s from the makers' data sheets (no sparsity; float32 without tensor cores).
+#: The first entry whose words are all in the device's name holds.
+PEAKS: Dict[str, Dict[str, float]] = {
+    "H100 PCIe": {"bfloat16": 756.0, "float16": 756.0, "float32": 51.0},
+    "H100 NVL": {"bfloat16": 835.0, "float16": 835.0, "float32": 60.0},
+    "H100": {"bfloat16": 989.4, "float16": 989.4, "float32": 66.9},
+    "H200": {"bfloat16": 989.4, "float16": 989.4, "float32": 66.9},
+    "H800 PCIe": {"bfloat16": 756.0, "float16": 756.0, "float32": 51.0},
+    "H800": {"bfloat16": 989.4, "float16": 989.4, "float32": 66.9},
+    "A100": {"bfloat16": 312.0, "float16": 312.0, "float32": 19.5},
+    "A800": {"bfloat16": 312.0, "float16": 312.0, "float32": 19.5},
+    "4090 D": {"bfloat16": 147.1, "float16": 147.1, "float32": 73.5},
+    "4090": {"bfloat16": 165.2, "float16": 165.2, "float32": 82.6},
+}
+
+MEASURE_SIZE = 1024
+MEASURE_SECONDS = 0.15
+
+
+def table_peak(device_name: str, dtype: str) -> Optional[float]:
+    """Dense peak in TFLOP/s of a GPU by its name ("NVIDIA A100-SXM4-80GB"), None if it is not in the table."""
+    found = set(re.split(r"[\s-]+", device_name))
+    for words, peaks in PEAKS.items():
+        if found.issuperset(words.split()):
+            return peaks[dtype]
+    return None
+
+
+@functools.cache
+def peak_tflops(dtype: str = "float32") -> float:
+    """Peak of the present device in TFLOP/s for matrix products of `dtype`; measured or looked up once a process.
+
+    On a CPU low-precision runs compute in float32, so the float32 product is measured whatever `dtype` is. The measured
+    value is that of the threads Paddle uses.
+    """
+    import paddle
+
+    if not paddle.get_device().startswith("gpu"):
+        return measured_tflops("float32")
+    return table_peak(paddle.device.cuda.get_device_name(), dtype) or measured_tflops(dtype)
+
+
+def measured_tflops(dtype: str) -> float:
+    """Speed of the fastest of some products of square matrices, in TFLOP/s; takes a fraction of a second."""
+    import paddle
+
+    size = MEASURE_SIZE
+    with paddle.no_grad():
+        a = paddle.full([size, size], 1.0 / size, dtype=dtype)
+        float(paddle.matmul(a, a)[0, 0].astype("float32"))
+        best, end = float("inf"), time.perf_counter() + MEASURE_SECONDS
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            product = paddle.matmul(a, a)
+            float(product[0, 0].astype("float32"))
+            best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best / 1e12

@@ -1,0 +1,55 @@
+"""Copying saved tensors into live ones: all names and shapes are compared first, then values are copied bitwise."""
+
+from __future__ import annotations
+
+from typing import Any, List, Mapping
+
+import numpy as np
+from paddle import Tensor
+
+from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.tensor_files import bf16_to_float32
+
+_SHOWN = 8
+
+
+def match(own: Mapping[str, Tensor], saved: Any, what: str) -> None:
+    """Compare the names and shapes of `saved` (a mapping from name to array or tensor) with those of `own`.
+
+    Raises:
+        UsageError: entries are missing, left over or of another shape; the message names them.
+    """
+    names = set(saved.keys())
+    problems = _group("missing", [name for name in own if name not in names])
+    problems += _group("unexpected", sorted(names - set(own)))
+    problems += _group(
+        "of another shape",
+        [
+            f"{name} (found {list(saved[name].shape)}, expected {list(value.shape)})"
+            for name, value in own.items()
+            if name in names and list(saved[name].shape) != list(value.shape)
+        ],
+    )
+    if problems:
+        where = getattr(saved, "folder", None)
+        raise UsageError(
+            f"{what}{f' in {where}' if where else ''} does not fit this model: {'; '.join(problems)}. "
+            "Resume with the model and the trainable parameters that the checkpoint was written with."
+        )
+
+
+def fill(target: Tensor, value: Any) -> None:
+    """Copy `value` (array or tensor of any float type; uint16 arrays are bfloat16 bits) into `target` in place."""
+    if isinstance(value, Tensor):
+        target.set_value(value.astype(target.dtype))
+        return
+    if value.dtype == np.uint16:
+        value = bf16_to_float32(value)
+    target.set_value(np.asarray(value, dtype=np.float32))
+
+
+def _group(word: str, names: List[str]) -> List[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{len(names)} {word}: {', '.join(names[:_SHOWN])}{more}"]

@@ -1,0 +1,367 @@
+"""The training loop. `Trainer.train` reads top down: resume, loop of steps, what follows a step, the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from paddlenlp.trainer import reporting, snapshot
+from paddlenlp.trainer.batches import TrainBatches, samples_of, tokens_of
+from paddlenlp.trainer.callbacks import CallbackHandler, CallbackLike, DefaultFlowCallback, PrinterCallback
+from paddlenlp.trainer.evaluation import PredictionOutput, announce, plan_evaluation, run_evaluation
+from paddlenlp.trainer.keeper import CheckpointKeeper
+from paddlenlp.trainer.loggers import default_sinks
+from paddlenlp.trainer.metrics import Interval, Throughput, device_memory, host_memory, perplexity, speed_metrics
+from paddlenlp.trainer.optimizer import build_optimizer
+from paddlenlp.trainer.progress import ProgressCallback
+from paddlenlp.trainer.rng import set_seed
+from paddlenlp.trainer.sample_text import SampleTextCallback
+from paddlenlp.trainer.state import TrainerControl, TrainerState
+from paddlenlp.trainer.step import StepResult, TrainStep
+from paddlenlp.trainer.timers import Phases
+from paddlenlp.transformers.optimization import scheduler_from_args
+from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.files import atomic_write_json
+from paddlenlp.utils.log import logger
+
+
+class TrainOutput(NamedTuple):
+    """What `Trainer.train` returns."""
+
+    global_step: int
+    training_loss: float
+    metrics: Dict[str, float]
+
+
+class Trainer:
+    """Trains a causal language model for `args.max_steps` steps; logs, evaluates, saves and resumes as `args` say.
+
+    Args:
+        model: a `CausalLM`.
+        args: `TrainingArguments`; they are only read.
+        data_collator: makes a batch (`input_ids`, `labels`) of a list of dataset items.
+        train_dataset, eval_dataset: have a length and items; needed by `train` and `evaluate`.
+        tokenizer: saved beside the weights, and used for the sample text.
+        callbacks: called after the built-in ones.
+        optimizers: an optimizer and a learning-rate scheduler; None makes the one that `args` describe.
+        extra_checkpoint_files: copied into every checkpoint and beside the final weights.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        tokenizer: Any = None,
+        callbacks: Optional[Sequence[CallbackLike]] = None,
+        optimizers: Tuple[Any, Any] = (None, None),
+        *,
+        extra_checkpoint_files: Sequence[Union[str, Path]] = (),
+    ) -> None:
+        set_seed(args.seed)
+        self.model = model
+        self.args = args
+        self.data_collator = data_collator
+        self.train_dataset = train_dataset
+        self.eval_dataset = eval_dataset
+        self.tokenizer = tokenizer
+        self.optimizer, self.lr_scheduler = optimizers
+        self.keeper = CheckpointKeeper(model, tokenizer, args, extra_checkpoint_files)
+        self.state = self._new_state()
+        self.control = TrainerControl()
+        self.interval = Interval()
+        self.phases = Phases(not args.skip_profile_timer)
+        self.throughput = Throughput(args, model)
+        self.batches: Optional[TrainBatches] = None
+        self.callback_handler = CallbackHandler([*default_callbacks(args), *(callbacks or [])])
+        self._event("on_init_end")
+
+    def _new_state(self) -> TrainerState:
+        return TrainerState(
+            max_steps=self.args.effective_max_steps,
+            is_local_process_zero=self.args.should_log,
+            is_world_process_zero=self.args.process_index == 0,
+        )
+
+    def add_callback(self, callback: CallbackLike) -> None:
+        """Append a callback, given as an object or a class."""
+        self.callback_handler.add(callback)
+
+    def remove_callback(self, callback: CallbackLike) -> None:
+        """Take out a callback, given as an object or a class."""
+        self.callback_handler.pop(callback)
+
+    def _event(self, name: str, **extra: Any) -> None:
+        objects = {
+            "model": self.model,
+            "tokenizer": self.tokenizer,
+            "optimizer": self.optimizer,
+            "lr_scheduler": self.lr_scheduler,
+            "train_dataloader": self.batches,
+        }
+        self.control = self.callback_handler.call(name, self.args, self.state, self.control, **objects, **extra)
+
+    # ---- training --------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Union[None, bool, str, Path] = None) -> TrainOutput:
+        """Train up to `args.max_steps`, going on from a checkpoint if there is one.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder; True: the newest valid one of `output_dir`; False: none;
+                None: as the arguments say, by default the newest valid one unless `overwrite_output_dir`.
+
+        Raises:
+            UsageError: no data, no `max_steps`, a checkpoint that is damaged or of another model, or a loss that is
+                not finite.
+        """
+        if self.train_dataset is None or self.args.effective_max_steps < 1:
+            raise UsageError("Training needs a train_dataset and max_steps of at least 1.")
+        folder = snapshot.find_resume(self.args, resume_from_checkpoint)
+        self.keeper.begin(folder)
+        self._restore(folder)
+        if folder is not None and self.state.global_step >= self.state.max_steps:
+            return self._nothing_to_do(folder)
+        try:
+            return self._train(folder)
+        except KeyboardInterrupt:
+            logger.warning(self._interrupted())
+            raise
+        finally:
+            self._event("on_close")
+
+    def _restore(self, folder: Optional[Path]) -> None:
+        """Weights, optimizer and position: of the checkpoint, or of a new run."""
+        self.state = self._new_state()
+        if folder is not None:
+            snapshot.load_model(self.model, folder)
+            self.state = snapshot.load_state(folder, self.state)
+            if self.args.ignore_data_skip:
+                self.state.consumed_samples = 0
+        if self.lr_scheduler is None:
+            self.lr_scheduler = scheduler_from_args(self.args)
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model, self.args, self.lr_scheduler)
+        if folder is not None:
+            snapshot.load_optimizer(self.model, self.optimizer, self.lr_scheduler, folder, self.args)
+            snapshot.load_rng(folder, self.args.process_index)
+
+    def _nothing_to_do(self, folder: Path) -> TrainOutput:
+        logger.info(
+            f"Training is complete: {folder} is at step {self.state.global_step} of max_steps {self.state.max_steps}. "
+            "Nothing is trained. To train longer raise max_steps; to train anew set overwrite_output_dir."
+        )
+        self.keeper.load_best(self.state)
+        results = reporting.read_results(Path(self.args.output_dir) / "train_results.json")
+        return self._output(results or {"train_loss": self.state.train_loss})
+
+    def _train(self, folder: Optional[Path]) -> TrainOutput:
+        state, args = self.state, self.args
+        self.batches = TrainBatches(self.train_dataset, self.data_collator, args, state.consumed_samples)
+        reporting.announce_training(args, state, len(self.train_dataset), self.model.num_parameters())
+        if folder is not None:
+            reporting.announce_resume(folder, state, not args.ignore_data_skip)
+        self.model.train()
+        self.control.begin_training()
+        self._event("on_train_begin")
+        start, first_step, first_sample = time.time(), state.global_step, self.batches.consumed_samples
+        self.interval.restart()
+        self._loop(self.batches, TrainStep(self.model, self.optimizer, self.lr_scheduler, self._event, self.phases))
+        logger.info("\nTraining completed. \n")
+        self.keeper.load_best(self.state)
+        samples = self.batches.consumed_samples - first_sample
+        metrics = speed_metrics("train", start, samples, state.global_step - first_step)
+        metrics = self.log({**metrics, "train_loss": state.train_loss})
+        self._event("on_train_end")
+        return self._output(metrics)
+
+    def _output(self, metrics: Dict[str, float]) -> TrainOutput:
+        return TrainOutput(self.state.global_step, self.state.train_loss, metrics)
+
+    def _loop(self, batches: TrainBatches, step: TrainStep) -> None:
+        """Steps, pass after pass over the data, until a callback says stop."""
+        while not self.control.should_training_stop:
+            self.control.should_epoch_stop = False
+            self._event("on_epoch_begin")
+            self._one_pass(batches, step)
+            self.control.begin_step()
+            self._event("on_epoch_end")
+            self._after_step(None)
+
+    def _one_pass(self, batches: TrainBatches, step: TrainStep) -> None:
+        steps = batches.one_pass()
+        while not (self.control.should_training_stop or self.control.should_epoch_stop):
+            with self.phases("read-data"):
+                micro_batches = next(steps, None)
+            if micro_batches is None:
+                return
+            self.control.begin_step()
+            self._event("on_load_data_end", inputs=micro_batches)
+            self._event("on_step_begin")
+            result = self._step(step, micro_batches)
+            self._advance(batches, micro_batches, result)
+            self._event("on_step_end")
+            self._after_step(result)
+        if self.control.should_epoch_stop:
+            batches.next_pass()
+
+    def _step(self, step: TrainStep, micro_batches: List[Any]) -> Optional[StepResult]:
+        """Train on the micro-batches; None if `skip_data_intervals` says to pass them over."""
+        number = self.state.global_step + 1
+        if self.args.skips_step(number):
+            logger.warning(f"Step {number}: data passed over without training, as skip_data_intervals says")
+            return None
+        result = step.run(number, micro_batches)
+        for _ in micro_batches[1:]:
+            self._event("on_substep_end")
+        return result
+
+    def _advance(self, batches: TrainBatches, micro_batches: List[Any], result: Optional[StepResult]) -> None:
+        state, ranks = self.state, self.args.dataset_world_size
+        state.global_step += 1
+        state.consumed_samples = batches.consumed_samples
+        state.epoch = batches.epoch
+        if result is None:
+            return
+        state.add_loss(result.loss)
+        self.interval.add(samples_of(micro_batches) * ranks, tokens_of(micro_batches) * ranks)
+        if self.args.count_trained_tokens:
+            padding = self.args.pad_token_id
+            state.trained_tokens += tokens_of(micro_batches)
+            state.trained_effective_tokens += sum(int((b["input_ids"] != padding).sum()) for b in micro_batches)
+
+    def _after_step(self, result: Optional[StepResult]) -> None:
+        """What the callbacks asked for, in this order: log line, evaluation, checkpoint."""
+        if self.control.should_log:
+            self._log_interval(result)
+        moment, metrics = time.time(), None
+        if self.control.should_evaluate:
+            metrics = self.evaluate()
+        if self.control.should_save or (self.control.should_training_stop and self._unsaved()):
+            folder = self.keeper.save(self.state, self.optimizer, self.lr_scheduler, metrics)
+            self._event("on_save", checkpoint=folder)
+        self.interval.pause_since(moment)
+
+    def _unsaved(self) -> bool:
+        """Whether this step ought to be saved and is not: a callback may stop training at any time."""
+        return self.args.save_enabled and not self.keeper.holds(self.state.global_step)
+
+    # ---- logging ---------------------------------------------------------------------------------------------
+
+    def _log_interval(self, result: Optional[StepResult]) -> None:
+        """The training log line: the reference's entries in its order, then those it does not have."""
+        state, steps = self.state, self.state.interval_steps
+        speed, tail = self.throughput.measure(self.interval)
+        loss = state.take_interval_loss()
+        logs: Dict[str, Any] = {
+            "loss": round(loss, 8),
+            "learning_rate": float(f"{self.lr_scheduler():.3e}"),
+            "global_step": state.global_step,
+            **device_memory(),
+            **speed,
+            **({} if self.args.skip_memory_metrics else host_memory()),
+        }
+        norm = {} if result is None else {"grad_norm": round(result.grad_norm, 6)}
+        self.log(logs, {"ppl": perplexity(loss), **tail, **norm} if steps else {})
+        if self.args.count_trained_tokens:
+            logger.info(
+                f"Update to now, trained_effective_tokens: {state.trained_effective_tokens}, "
+                f"trained_tokens: {state.trained_tokens}."
+            )
+        if self.phases.enabled:
+            logger.info(self.phases.report(state.global_step, steps))
+        self.interval.restart()
+
+    def log(self, logs: Dict[str, Any], tail: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+        """Send a record to screen, files and dashboards, and keep it in `state.log_history`.
+
+        Args:
+            logs: the entries, in order; `progress_or_epoch` comes after them.
+            tail: entries behind that.
+
+        Returns:
+            The whole record.
+        """
+        record = {**logs, "progress_or_epoch": round(self.state.epoch, 4), **(tail or {})}
+        self.state.log_history.append({**record, "global_step": self.state.global_step})
+        self._event("on_log", logs=record)
+        return record
+
+    def log_metrics(self, split: str, metrics: Dict[str, Any]) -> None:
+        """Log the metrics of a split ("train", "eval", "test") as a table."""
+        if self.args.should_log:
+            reporting.log_metrics(split, metrics)
+
+    def save_metrics(self, split: str, metrics: Dict[str, Any], combined: bool = True) -> None:
+        """Write `{split}_results.json` and, with `combined`, add the metrics to `all_results.json`."""
+        if self.args.process_index == 0:
+            reporting.save_metrics(self.args.output_dir, split, metrics, combined)
+
+    # ---- saving ----------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: Union[None, str, Path] = None) -> None:
+        """Write the final weights, configuration and tokenizer, by default into `args.output_dir`."""
+        if self.args.should_save:
+            self.keeper.save_model(Path(self.args.output_dir if output_dir is None else output_dir))
+
+    def save_state(self) -> None:
+        """Write `trainer_state.json` into `args.output_dir`."""
+        if self.args.process_index == 0:
+            atomic_write_json(Path(self.args.output_dir) / snapshot.TRAINER_STATE, self.state.to_dict(), sort_keys=True)
+
+    def _interrupted(self) -> str:
+        saved, state = self.keeper.last, self.state
+        where = f"The same command goes on from {saved}" if saved else "No checkpoint was saved yet"
+        return f"Interrupted at step {state.global_step} of {state.max_steps}. {where}."
+
+    # ---- evaluation ------------------------------------------------------------------------------------------
+
+    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> Dict[str, float]:
+        """Loss and perplexity on `eval_iters` batches of the validation set; neither weights, random numbers nor the
+        position in the training data change.
+
+        Which batches depends on the step only, as each evaluation takes those behind the last one's.
+
+        Returns:
+            `{prefix}_loss`, `_runtime`, `_samples_per_second`, `_steps_per_second`, `_ppl`, and `progress_or_epoch`.
+
+        Raises:
+            UsageError: there is no validation set.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        number = self.state.global_step // self.args.effective_eval_steps
+        metrics = self._measure("Evaluation", dataset, "eval_iters", number, metric_key_prefix)
+        self._event("on_evaluate", metrics=metrics)
+        return metrics
+
+    def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
+        """The same on `test_iters` batches of a test set. Only metrics are kept: logits of a vocabulary don't fit."""
+        metrics = self._measure("Prediction", test_dataset, "test_iters", 0, metric_key_prefix)
+        self._event("on_predict", metrics=metrics)
+        return PredictionOutput(None, None, metrics)
+
+    def _measure(self, title: str, dataset: Any, iters: str, number: int, prefix: str) -> Dict[str, float]:
+        if dataset is None:
+            raise UsageError(f"{title} needs a dataset. Give one, or give `split` a share above 0 for it.")
+        # Plain TrainingArguments know no eval_iters: the whole dataset then.
+        plan = plan_evaluation(self.args, len(dataset), getattr(self.args, iters, len(dataset)), number)
+        announce(title, plan, self.args.dataset_world_size)
+        metrics = run_evaluation(self.model, self.args, dataset, self.data_collator, plan, prefix, self._tick)
+        ppl = metrics.pop(f"{prefix}_ppl")
+        return self.log(metrics, {f"{prefix}_ppl": ppl})
+
+    def _tick(self, total: int) -> None:
+        self._event("on_prediction_step", total=total)
+
+
+def default_callbacks(args: Any) -> List[CallbackLike]:
+    """The callbacks of every run: flow, sinks, screen, sample text."""
+    bar = not args.effective_disable_tqdm and (args.disable_tqdm is False or sys.stderr.isatty())
+    callbacks: List[CallbackLike] = [DefaultFlowCallback, *default_sinks(args)]
+    callbacks.append(ProgressCallback if bar else PrinterCallback)
+    if getattr(args, "sample_prompt", None):
+        callbacks.append(SampleTextCallback)
+    return callbacks

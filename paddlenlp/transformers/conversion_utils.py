@@ -1,0 +1,213 @@
+"""From stored tensors to the parameters of a model, whatever the names and the form they are stored in.
+
+Nothing here names a family. A model's `hf_names` say which names differ; a parameter itself says whether its matrix is
+transposed (`transposed`), what it is fused of or a part of (`fusion`), and which share of it this rank holds
+(`tp_layout`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+import paddle
+
+from paddlenlp.parallel.topology import topology
+from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.tensor_files import TensorFiles, bf16_to_float32
+
+DTYPE_CODES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Tables that old checkpoints stored though they follow from the configuration: rotary frequencies and causal masks.
+STRAY = re.compile(r"(\brotary_(pos_)?emb\.inv_freq|\battn\.(masked_)?bias|\battention\.masked_bias)$")
+PICKLES = ("*.bin", "*.pdparams", "*.pt", "*.pth", "*.ckpt")
+
+
+def hf_name(model: Any, name: str) -> str:
+    """The Hugging Face name of the parameter `name` of a model, or of a model class."""
+    for ours, theirs in model.hf_names:
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+class StoredWeights(TensorFiles):
+    """The weights of a model folder: `model.safetensors`, or the shards that its index names.
+
+    Raises:
+        UsageError: there are no such files, or only pickled ones, or files are missing or damaged.
+    """
+
+    def __init__(self, folder: Union[str, Path]) -> None:
+        _refuse_pickles(Path(folder))
+        super().__init__(folder, "model")
+        odd = [f"{name} ({self.dtype(name)})" for name in self.keys() if not self._readable(name)]
+        if odd:
+            raise UsageError(
+                f"{folder}: weights must be stored as {', '.join(DTYPE_CODES)}; found {', '.join(odd[:5])}"
+                f"{f' and {len(odd) - 5} more' if len(odd) > 5 else ''}. Quantised weights are not read."
+            )
+
+    def _readable(self, name: str) -> bool:
+        return self.dtype(name) in DTYPE_CODES or STRAY.search(name) is not None
+
+    def stored_dtype(self) -> str:
+        """The dtype in which most of the values are stored."""
+        counts: Counter = Counter()
+        for name in self.keys():
+            if self.dtype(name) in DTYPE_CODES:
+                counts[DTYPE_CODES[self.dtype(name)]] += int(np.prod(self.shape(name)))
+        return max(counts, key=counts.__getitem__, default="float32")
+
+    def out_first(self, model: Any) -> bool:
+        """Whether matrices are stored [out, in], as the Hugging Face format has them.
+
+        The header says so ("format": "pt", or "np" for the native one); where it says neither, the names do.
+        """
+        form = self.metadata.get("format")
+        if form in ("pt", "np"):
+            return form == "pt"
+        ours = [name for name, _ in model.named_parameters()]
+        native = sum(name in self for name in ours)
+        return sum(hf_name(model, name) in self for name in ours) >= native
+
+
+class _Source(NamedTuple):
+    """The stored tensors one parameter is made of, the shape each must have, and how the parameter is made of them."""
+
+    names: List[str]
+    shapes: List[Tuple[int, ...]]
+    part: Optional[int] = None
+
+
+def load_weights(model: Any, folder: Union[str, Path, StoredWeights]) -> None:
+    """Set every parameter of `model` from the weights in `folder`; one tensor at a time is in memory beside the model.
+
+    Everything is checked before the first parameter is changed.
+
+    Raises:
+        UsageError: tensors are missing, left over, or of another shape; all are listed.
+    """
+    stored = folder if isinstance(folder, StoredWeights) else StoredWeights(folder)
+    out_first = stored.out_first(model)
+    plan: Dict[str, Optional[_Source]] = {
+        name: _find(model, name, param, stored, out_first) for name, param in model.named_parameters()
+    }
+    _check(model, plan, stored)
+    for name, param in model.named_parameters():
+        _set(param, plan[name], stored, out_first)
+
+
+def spellings(model: Any, name: str) -> List[str]:
+    """The names a parameter may be stored under: ours, theirs, and each without its prefix where ours has one."""
+    names = [name, hf_name(model, name)]
+    if name.startswith(f"{model.base_model_prefix}."):
+        names += [spelling.partition(".")[2] for spelling in names]
+    return names
+
+
+def _stored_name(model: Any, name: str, stored: StoredWeights) -> Optional[str]:
+    return next((spelling for spelling in spellings(model, name) if spelling in stored), None)
+
+
+def _find(model: Any, name: str, param: Any, stored: StoredWeights, out_first: bool) -> Optional[_Source]:
+    """Where `param` comes from: the tensor itself, the parts it is fused of, or the fused tensor it is a part of."""
+    flip = -1 if out_first and getattr(param, "transposed", False) else 1
+    shape = tuple(getattr(param, "whole_shape", param.shape))
+    found = _stored_name(model, name, stored)
+    if found is not None:
+        return _Source([found], [shape[::flip]])
+    fusion = getattr(param, "fusion", None)
+    if fusion is None:
+        return None
+    parts = [_stored_name(model, part, stored) for part in fusion.part_names(name) or ()]
+    if parts and all(parts):
+        return _Source(parts, [(*shape[:-1], size)[::flip] for size in fusion.sizes])
+    whole = fusion.whole_name(name)
+    found = _stored_name(model, whole[0], stored) if whole else None
+    return _Source([found], [(*shape[:-1], sum(fusion.sizes))[::flip]], whole[1]) if found else None
+
+
+def _set(param: Any, source: _Source, stored: StoredWeights, out_first: bool) -> None:
+    arrays = [stored.raw(name) for name in source.names]
+    codes = {stored.dtype(name) for name in source.names}
+    if len(codes) > 1:
+        arrays = [stored.read(name, "float32") for name in source.names]
+    if out_first and getattr(param, "transposed", False):
+        arrays = [array.T for array in arrays]
+    if source.part is not None:
+        array = param.fusion.separate(arrays[0])[source.part]
+    else:
+        array = arrays[0] if len(arrays) == 1 else param.fusion.fuse(arrays)
+    tp = topology().tp
+    array = np.ascontiguousarray(param.tp_layout.cut(array, tp.rank, tp.size) if tp.size > 1 else array)
+    param.set_value(_to_dtype(array, codes.pop() if len(codes) == 1 else "F32", param.dtype))
+
+
+def _to_dtype(array: np.ndarray, code: str, dtype: Any) -> Any:
+    """What `set_value` takes: the stored bits where the dtype is the parameter's, else converted through float32."""
+    if getattr(paddle, DTYPE_CODES[code]) == dtype:
+        return array
+    wide = bf16_to_float32(array) if code == "BF16" else array.astype(np.float32)
+    return paddle.to_tensor(wide).astype(dtype)
+
+
+def _check(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights) -> None:
+    used = {stored_name for source in plan.values() if source for stored_name in source.names}
+    missing = [f"{name} (Hugging Face name: {hf_name(model, name)})" for name, source in plan.items() if source is None]
+    stored_names = stored.keys()
+    left = [
+        f"{name} {list(stored.shape(name))}"
+        for name in stored_names
+        if name not in used and not STRAY.search(name) and not _is_tied_head(model, name)
+    ]
+    odd = list(_misshapen(model, plan, stored))
+    groups = (("missing", missing), ("not part of the model", left), ("of another shape", odd))
+    listed = [f"{len(lines)} {what}:\n" + "".join(f"    {line}\n" for line in lines) for what, lines in groups if lines]
+    if listed:
+        raise UsageError(
+            f"{stored.folder}: the weights do not fit {type(model).__name__} with this configuration.\n  "
+            + "  ".join(listed)
+            + "Give the configuration the weights were saved with, or the weights of this configuration."
+        )
+
+
+def _misshapen(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights) -> Iterator[str]:
+    for name, source in plan.items():
+        for stored_name, expected in zip(source.names, source.shapes) if source else ():
+            found = stored.shape(stored_name)
+            if found != tuple(expected):
+                also = "" if stored_name == name else f" (stored as {stored_name})"
+                hint = _hint(model, stored, found, tuple(expected))
+                yield f"{name}{also}: stored {list(found)}, the model has {list(expected)}{hint}"
+
+
+def _hint(model: Any, stored: StoredWeights, found: Tuple[int, ...], expected: Tuple[int, ...]) -> str:
+    """Says which vocabulary is stored, where only that axis differs; or that a matrix is stored transposed."""
+    if len(found) != len(expected):
+        return ""
+    if found == expected[::-1]:
+        return f"; that is its transpose: the header of the files says format={stored.metadata.get('format')!r}"
+    axes = [axis for axis in range(len(found)) if found[axis] != expected[axis]]
+    vocab = model.config.get("vocab_size")
+    if len(axes) != 1 or expected[axes[0]] != vocab:
+        return ""
+    return f"; the configuration asks for vocab_size={vocab}, stored are {found[axes[0]]}; vocabularies are not resized"
+
+
+def _is_tied_head(model: Any, name: str) -> bool:
+    """Whether a stored tensor is a second copy of the tied token embedding."""
+    return bool(model.config.tie_word_embeddings) and name.endswith("lm_head.weight")
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if any(folder.glob("model*.safetensors*")):
+        return
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise UsageError(
+            f"{folder}: the weights are pickled ({', '.join(pickles[:5])}). They are not read, since a pickle can run "
+            "any program. Convert them to safetensors where you trust them: torch weights with "
+            "transformers' save_pretrained, Paddle weights with safetensors.numpy.save_file"
+        )

@@ -1,0 +1,53 @@
+"""LLaMA 1 to 3.3: pre-norm, rotary positions, grouped attention, SwiGLU."""
+
+from __future__ import annotations
+
+from paddlenlp.nn import Attention, CausalLM, DecoderLayer, DecoderModel, GatedMLP, RMSNorm, Rotary, pipe
+
+from .configuration import LlamaConfig
+
+
+class LlamaDecoderLayer(DecoderLayer):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: LlamaConfig, index: int) -> None:
+        super().__init__()
+        rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling, config.max_position_embeddings)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(
+            config,
+            rotary,
+            qkv_bias=config.attention_bias,
+            out_bias=config.attention_bias,
+            fused=config.fuse_attention_qkv,
+            dropout=config.attention_dropout,
+        )
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GatedMLP(config, config.hidden_act, bias=config.mlp_bias, fused=config.fuse_attention_ffn)
+
+    def forward(self, x, batch):  # [tokens, hidden]
+        x = x + self.self_attn(self.input_layernorm(x), batch)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(DecoderModel):
+    """Embedding, decoder layers and closing norm."""
+
+    config_class = LlamaConfig
+    layer_class = LlamaDecoderLayer
+
+    @classmethod
+    def build_norm(cls, config: LlamaConfig) -> RMSNorm:
+        return RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class LlamaForCausalLM(CausalLM):
+    """LLaMA with a head over the vocabulary."""
+
+    config_class = LlamaConfig
+    model_class = LlamaModel
+    base_model_prefix = "llama"
+    hf_names = [(r"^llama\.", "model.")]
+
+
+LlamaForCausalLMPipe = pipe(LlamaForCausalLM)

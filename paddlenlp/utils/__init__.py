@@ -1,0 +1,1 @@
+"""Small things every room uses; nothing here imports Paddle at import time."""

@@ -1,0 +1,136 @@
+"""Random generators: seeds by rank, states as JSON, bitwise continuation in another process."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from paddlenlp.trainer.rng import rank_seeds, rng_state, set_rng_state, set_seed
+from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.log import logger
+
+REPOSITORY = Path(__file__).parents[2]
+
+DRAW = """
+def draw():
+    import random, numpy, paddle
+    return [
+        paddle.rand([3]).tolist(),
+        paddle.randn([3]).tolist(),
+        paddle.nn.functional.dropout(paddle.ones([16]), 0.5).tolist(),
+        paddle.randint(0, 1000, [3]).tolist(),
+        numpy.random.randn(3).tolist(),
+        numpy.random.permutation(9).tolist(),
+        [random.random(), random.gauss(0, 1)],
+    ]
+"""
+exec(DRAW)
+
+
+def advance():
+    """An odd number of draws of each kind, so that cached second halves are part of the state."""
+    paddle.rand([5])
+    np.random.randn(1)
+    random.gauss(0, 1)
+
+
+def test_continues_bitwise_in_this_process():
+    set_seed(11)
+    advance()
+    state = json.loads(json.dumps(rng_state()))
+    expected = draw()  # noqa: F821
+    set_seed(12)
+    assert draw() != expected  # noqa: F821
+    set_rng_state(state)
+    assert draw() == expected  # noqa: F821
+
+
+def test_continues_bitwise_in_another_process(tmp_path):
+    set_seed(13)
+    advance()
+    (tmp_path / "rng_state.json").write_text(json.dumps(rng_state()))
+    program = DRAW + (
+        "import json, sys\nfrom paddlenlp.trainer.rng import set_rng_state\n"
+        "set_rng_state(json.load(open(sys.argv[1])))\nprint(json.dumps(draw()))\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "rng_state.json")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert json.loads(output.splitlines()[-1]) == draw()  # noqa: F821
+
+
+@pytest.mark.parametrize("kind", ["python", "numpy", "paddle"])
+def test_every_generator_is_in_the_state(kind):
+    set_seed(14)
+    before = rng_state()[kind]
+    advance()
+    assert rng_state()[kind] != before
+
+
+def test_same_seed_same_numbers_and_another_seed_others():
+    set_seed(15)
+    first = draw()  # noqa: F821
+    set_seed(15)
+    assert draw() == first  # noqa: F821
+    set_seed(16)
+    assert all(one != other for one, other in zip(draw(), first))  # noqa: F821
+
+
+def test_log_line_of_one_process(monkeypatch):
+    lines = []
+    monkeypatch.setattr(logger, "info", lines.append)
+    set_seed(42)
+    assert lines == ["The global seed is set to 42, local seed is set to 43 and random seed is set to 42."]
+
+
+def test_seeds_by_rank():
+    sizes = {"dp": 2, "pp": 2, "sharding": 2, "sep": 1, "mp": 2}
+    ranks = {"dp": 1, "pp": 1, "sharding": 1, "sep": 0, "mp": 1}
+    # global: 7 + pp * 2 + dp * (2 * 2) + sharding * (2 * 2 * 2); local: + 16 ranks + mp rank; host: + 100 * pp
+    assert rank_seeds(7, ranks, sizes) == (7 + 2 + 4 + 8, 7 + 2 + 4 + 8 + 16 + 1, 107)
+    assert rank_seeds(7, {}, {}) == (7, 8, 7)
+    assert rank_seeds(7, {"sep": 1}, {"sep": 2, "mp": 4}).world == 7 + 4
+
+
+def test_tensor_parallel_ranks_share_the_global_seed_only():
+    sizes = {"mp": 2}
+    first, second = (rank_seeds(1, {"mp": rank}, sizes) for rank in (0, 1))
+    assert first.world == second.world
+    assert first.local != second.local
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("numpy"),
+        lambda state: state["python"].update(words="1 2 3"),
+        lambda state: state["paddle"]["cpu"][0].update(engine="1 2 3"),
+        lambda state: state["paddle"]["cpu"][0].update(engine="x"),
+        lambda state: state["numpy"].update(keys="1"),
+    ],
+)
+def test_state_that_is_none_is_refused(change):
+    state = rng_state()
+    change(state)
+    with pytest.raises(UsageError, match="not a state that rng_state returned"):
+        set_rng_state(state)
+
+
+def test_state_of_another_device_is_reported(monkeypatch):
+    lines = []
+    monkeypatch.setattr(logger, "warning", lines.append)
+    state = rng_state()
+    state["paddle"] = {"gpu": state["paddle"]["cpu"]}
+    set_rng_state(state)
+    assert len(lines) == 1
+    assert "0 cpu generator(s), this machine has 1" in lines[0]
