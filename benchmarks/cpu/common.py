@@ -1,6 +1,7 @@
-"""What both loops share, in NumPy and the standard library only: shapes, data, initial weights, learning rates, measuring.
+"""What both loops share, in NumPy only: shapes, data, initial weights, learning rates, measuring.
 
-Initial weights and tokens are made once, from a fixed seed, in a folder that both loops read, so that they do the same work.
+Initial weights and tokens are made once, from a fixed seed, in a folder that both loops read, so that they do the same
+work.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import resource
 import statistics
 import struct
+import threading
 import time
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
@@ -46,7 +48,7 @@ def learning_rate(step: int) -> float:
 
 
 def prepare(work: Path, shape: str) -> None:
-    """Make `work`/tokens.npy and `work`/`shape`/{config.json,model.safetensors} (Hugging Face format) unless they are there."""
+    """Make tokens.npy and `shape`/config.json and model.safetensors (Hugging Face format) in `work` where missing."""
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "tokens.npy").exists():
         np.save(work / "tokens.npy", make_tokens(2_000_000, 32000))
@@ -97,7 +99,11 @@ def make_weights(size: Dict[str, int]) -> Dict[str, np.ndarray]:
         "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
         "mlp.down_proj": (hidden, inner), "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
     }  # fmt: skip
-    shapes = {"model.embed_tokens": (size["vocab"], hidden), "model.norm": (hidden,), "lm_head": (size["vocab"], hidden)}
+    shapes = {
+        "model.embed_tokens": (size["vocab"], hidden),
+        "model.norm": (hidden,),
+        "lm_head": (size["vocab"], hidden),
+    }
     shapes.update({f"model.layers.{i}.{name}": shape for i in range(size["layers"]) for name, shape in layer.items()})
     random = np.random.RandomState(SEED)
     return {
@@ -140,13 +146,13 @@ def read_safetensors(path: Path) -> Dict[str, np.ndarray]:
 
 def measure(name: str, args: argparse.Namespace, step: Callable[[int], float]) -> None:
     """Run `step(0)`, `step(1)` ..., each giving its loss, and print one JSON line of what they took."""
-    wall, cpu, main_thread, losses = [], [], [], []
+    wall, cpu, serial, losses = [], [], [], []
     for number in range(args.steps):
-        start, used, used_here = time.perf_counter(), time.process_time(), time.thread_time()
+        start, used, used_in_turn = time.perf_counter(), time.process_time(), serial_seconds()
         losses.append(step(number))
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - used)
-        main_thread.append(time.thread_time() - used_here)
+        serial.append(serial_seconds() - used_in_turn)
     size, seconds = SHAPES[args.shape], statistics.median(wall[args.skip :])
     tokens = size["seq"] * size["batch"] * size["micro_batches"]
     result = {
@@ -157,12 +163,20 @@ def measure(name: str, args: argparse.Namespace, step: Callable[[int], float]) -
         "tokens_per_second": round(tokens / seconds, 1),
         "seconds_per_step": round(seconds, 4),
         "cpu_seconds_per_step": round(statistics.median(cpu[args.skip :]), 4),
-        "main_thread_seconds_per_step": round(statistics.median(main_thread[args.skip :]), 4),
+        "serial_seconds_per_step": round(statistics.median(serial[args.skip :]), 4),
         "first_step_after_start": round(seconds_since_start() - sum(wall[1:]), 2),
         "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "losses": [round(loss, 6) for loss in losses],
     }
     print("RESULT " + json.dumps(result), flush=True)
+
+
+def serial_seconds() -> float:
+    """CPU seconds of the main thread and of the busiest Python thread beside it: what a step would take if nothing else
+    ran on the machine, whatever runs there in fact."""
+    others = [t.native_id for t in threading.enumerate() if t is not threading.main_thread()]
+    busy = [int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0]) * 1e-9 for thread in others]
+    return time.thread_time() + max(busy, default=0.0)
 
 
 def seconds_since_start() -> float:

@@ -1,6 +1,6 @@
 """Run the toolkit and a peer in alternation (A B A B ...) and compare medians: one command, results as JSON.
 
-    python benchmarks/cpu/compare.py --torch-python PATH/TO/ENV/bin/python --rounds 3
+python benchmarks/cpu/compare.py --torch-python PATH/TO/ENV/bin/python --rounds 3
 """
 
 from __future__ import annotations
@@ -53,14 +53,15 @@ def run(python: str, script: str, args: argparse.Namespace, variables: Dict[str,
 def summary(results: List[Dict[str, object]]) -> str:
     """Medians and extremes of one side."""
     speeds = [float(result["tokens_per_second"]) for result in results]
-    cpu, main_thread = (
+    cpu, serial = (
         statistics.median(float(result[key]) for result in results)
-        for key in ("cpu_seconds_per_step", "main_thread_seconds_per_step")
+        for key in ("cpu_seconds_per_step", "serial_seconds_per_step")
     )
     memory = max(int(result["peak_megabytes"]) for result in results)
     return (
         f"{results[0]['name']:28s} {statistics.median(speeds):8.1f} tokens/s [{min(speeds):.1f}, {max(speeds):.1f}]  "
-        f"{cpu:.3f} CPU s/step ({main_thread:.3f} in the main thread)  {memory} MB  first losses {results[0]['losses'][:3]}"
+        f"{cpu:.3f} CPU s/step ({serial:.3f} one after another)  {memory} MB  "
+        f"first losses {results[0]['losses'][:3]}"
     )
 
 

@@ -1,4 +1,7 @@
-"""The peer: a bare PyTorch loop with scaled_dot_product_attention, nn.RMSNorm and fused AdamW. Runs in an environment of its own."""
+"""The peer: a bare PyTorch loop with scaled_dot_product_attention, nn.RMSNorm and fused AdamW.
+
+It runs in an environment of its own.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,9 @@ class Body(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(SIZE["layers"]))
         self.norm = nn.RMSNorm(SIZE["hidden"], common.EPS)
         dim = SIZE["hidden"] // SIZE["heads"]
-        angles = torch.outer(torch.arange(SIZE["seq"]).float(), common.THETA ** -(torch.arange(0, dim, 2).float() / dim))
+        angles = torch.outer(
+            torch.arange(SIZE["seq"]).float(), common.THETA ** -(torch.arange(0, dim, 2).float() / dim)
+        )
         self.register_buffer("cos", torch.cat((angles, angles), -1).cos(), persistent=False)
         self.register_buffer("sin", torch.cat((angles, angles), -1).sin(), persistent=False)
 

@@ -1,4 +1,4 @@
-"""The toolkit's own training step (model, optimizer and loop of paddlenlp) on the data and weights that the peers get."""
+"""The toolkit's own model, optimizer and training step on the data and weights that the peers get."""
 
 from __future__ import annotations
 

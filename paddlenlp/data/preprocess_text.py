@@ -10,7 +10,7 @@ from typing import Any, List, Tuple, Union
 from paddlenlp.data.text_sources import Chunk, Problem
 from paddlenlp.utils.errors import UsageError
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9])")
 
 Text = Union[str, List[str]]  # a text, or one given as words
 
@@ -109,7 +109,7 @@ class TextReader:
         if not self.options.split_sentences:
             parts = [text]
         else:
-            parts = text.split("\n") if self.options.chinese else _SENTENCE_END.split(text)
+            parts = text.split("\n") if self.options.chinese else _sentences(text)
         stripped = (part.strip() for part in parts)
         return [self._words(part) if self.options.cn_whole_word_segment else part for part in stripped if part]
 
@@ -117,6 +117,11 @@ class TextReader:
         if self.options.cn_splited:
             return [word for word in text.split(self.options.cn_split_dimer) if word]
         return _jieba().lcut(text)
+
+
+def _sentences(text: str) -> List[str]:
+    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
+    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)])]
 
 
 def _jieba() -> Any:

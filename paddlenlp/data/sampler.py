@@ -14,8 +14,8 @@ class DistributedBatchSampler:
     run can go on with other values of both. One global batch is `batch_size * num_replicas` consecutive positions; rank
     r takes the r-th `batch_size` of them.
 
-    One iteration ends at the end of the dataset: what is left there is shared out evenly (a rest smaller than the number
-    of ranks is left out), or left out with `drop_last`. The next pass starts where `consumed_samples` then says.
+    One iteration ends at the end of the dataset: what is left there is shared out evenly (a rest smaller than the
+    number of ranks is left out), or left out with `drop_last`. The next one starts where `consumed_samples` then says.
 
     Args:
         dataset_len: samples in the dataset.

@@ -167,7 +167,7 @@ class CausalLM(GenerationMixin, StagedModel):
         attention_mask: Optional[Tensor] = None,
         cache: Optional[KVCache] = None,
     ) -> Tensor:
-        """Logits [b, s, vocab] of token ids [b, s]; with labels, the mean loss over those that are not IGNORE_INDEX.
+        """Logits [b, s, vocab] of token ids [b, s]; with labels, the mean loss over those that are not -100.
 
         Args:
             input_ids: int64 [b, s].

@@ -1,4 +1,7 @@
-"""Paddle's GPU operations behind the signatures of `nn/kernels.py`. What an operation can't do is left to the plain version."""
+"""Paddle's GPU operations behind the signatures of `nn/kernels.py`.
+
+What an operation can't do is left to the plain version.
+"""
 
 from __future__ import annotations
 

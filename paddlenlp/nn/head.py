@@ -49,6 +49,6 @@ class LMHead(nn.Layer):
         return policy.round(product)
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the cross entropies of x [tokens, hidden] at labels [tokens] that are not IGNORE_INDEX: float32
+        """Sum of the cross entropies of x [tokens, hidden] at labels [tokens] that are not -100: float32
         scalar."""
         return kernels.head_loss(x, self.matrix, labels, transpose=self.tied)

@@ -1,13 +1,14 @@
 """The one chooser of kernels: layers call the functions below, and `configure` alone decides what runs behind them.
 
-On a CPU the hand-written float32 kernels of `nn/cpu` run; on a GPU Paddle's operations (`nn/gpu.py`), the fused ones where the
-arguments ask for them; the plain versions (`nn/plain.py`) run everywhere else. No call looks at flags or environment variables.
-Results follow the precision policy: where low precision is emulated they are rounded to its grid.
+On a CPU the hand-written float32 kernels of `nn/cpu` run; on a GPU Paddle's operations (`nn/gpu.py`), the fused ones
+where the arguments ask for them; the plain versions (`nn/plain.py`) run everywhere else. No call looks at flags or
+environment variables. Results follow the precision policy: where low precision is emulated they are rounded to its
+grid.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import paddle
 from paddle import Tensor
@@ -29,6 +30,7 @@ FLAGS: Dict[str, Tuple[str, ...]] = {
 """Flag -> the kernels it asks for."""
 
 _chosen: Kernels = {}
+_at_once: bool = False
 _report: List[str] = []
 
 
@@ -38,9 +40,10 @@ def configure(args: Optional[Any] = None) -> None:
     Args:
         args: has the flags of FLAGS as attributes (TrainingArguments); a flag it lacks is off. None: all are off.
     """
+    global _at_once
     asked = [flag for flag in FLAGS if getattr(args, flag, False)]
-    on_cpu = paddle.get_device().startswith("cpu")
-    faster, reasons = _of_cpu() if on_cpu else _of_gpu(asked)
+    _at_once = paddle.get_device().startswith("cpu")
+    faster, reasons = _of_cpu() if _at_once else _of_gpu(asked)
     _chosen.clear()
     _chosen.update({name: getattr(plain, name) for name in plain.KERNELS}, **faster)
     _report[:] = [_line(flag, reasons) for flag in asked if flag in reasons]
@@ -49,6 +52,16 @@ def configure(args: Optional[Any] = None) -> None:
 def report() -> List[str]:
     """One line for each operation that was asked for and does not run: the flag, what runs instead, and why."""
     return list(_report)
+
+
+def each(function: Callable[[Any], Any], parts: Sequence[Any]) -> List[Any]:
+    """`[function(part) for part in parts]` for independent parts, without gradients.
+
+    On a CPU the parts run at once, since most of Paddle's operations there use one thread; put the largest first.
+    """
+    from .cpu import threads
+
+    return threads.run(function, parts) if _at_once else [function(part) for part in parts]
 
 
 def _of_cpu() -> Tuple[Kernels, Dict[str, str]]:
@@ -118,8 +131,8 @@ def attention(
     Args:
         q: [b, s, h, d]; the queries are the last s of the t positions.
         k, v: [b, t, hkv, d] and [b, t, hkv, dv]; query head i reads key head i // (h / hkv).
-        mask: [b | 1, t]: true (or 1) where the key may be seen, on top of the causal rule; or [b | 1, h | 1, s, t]: true where
-            this query may see this key, in place of the causal rule. A query that sees no key gives zeros.
+        mask: [b | 1, t]: true (or 1) where the key may be seen, on top of the causal rule; or [b | 1, h | 1, s, t]:
+            true where this query may see this key, in place of the causal rule. A query that sees no key gives zeros.
         bias: float [b | 1, h | 1, s, t], added to the scaled scores.
         scale: factor of q k'; 1 / sqrt(d) if None.
         window: a query sees only keys less than `window` positions back.
@@ -155,10 +168,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False) -> Tensor:
-    """Sum over labels [t] other than -100 of the cross entropy of x [t, h] times weight [h, v] ([v, h] with `transpose`).
+    """Sum of the cross entropies of x [t, h] times weight [h, v] ([v, h] with `transpose`) at labels [t] but -100.
 
-    A float32 scalar. The logits of all rows never exist at once. Divide by the number of kept labels of the whole global batch
-    to get a mean, so that a step does not depend on how it is split into micro batches.
+    A float32 scalar. The logits of all rows never exist at once. For a mean divide by the number of kept labels of the
+    whole global batch, so that a step does not depend on how it is split into micro batches.
     """
     policy = precision()
     return _chosen["head_loss"](policy.to_compute(x), policy.to_compute(weight), labels, transpose)

@@ -7,11 +7,10 @@ from typing import Iterable
 import paddle
 from paddle import Tensor
 
-IGNORE_INDEX = -100
-"""The label of a token that counts in no loss."""
+from .plain import IGNORED
 
 
 def kept_tokens(labels: Iterable[Tensor]) -> Tensor:
-    """How many labels are not IGNORE_INDEX in all tensors together: float32 scalar."""
-    counts = [(label != IGNORE_INDEX).sum().astype("float32") for label in labels]
+    """How many labels are not IGNORED in all tensors together: float32 scalar."""
+    counts = [(label != IGNORED).sum().astype("float32") for label in labels]
     return paddle.add_n(counts) if len(counts) > 1 else counts[0]

@@ -1,6 +1,7 @@
 """The operations in plain Paddle, on any device: what the others are measured and tested against.
 
-Sums, means, softmaxes and losses are taken in float32 whatever the inputs are; results come back in the dtype of the first argument.
+Sums, means, softmaxes and losses are taken in float32 whatever the inputs are; results come back in the dtype of the
+first argument.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def attention(
     window: Optional[int] = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """softmax(q k' * scale + bias) v; see `kernels.attention` for the arguments. Keeps all scores: memory b * h * s * t."""
+    """softmax(q k' * scale + bias) v; see `kernels.attention` for the arguments. Memory: all b * h * s * t scores."""
     b, s, h, d = q.shape
     t, groups = k.shape[1], k.shape[2]
     q, k, v = (y.transpose([0, 2, 1, 3]) for y in (q, k, v))

@@ -25,7 +25,8 @@ Written by `python -m paddlenlp.trainer.argument_docs` from the argument classes
 
 Arguments come from a flat JSON file, from the command line, or from both; the command line wins:
 
-```
+<!-- not run: the quick start runs this file -->
+```text
 python llm/run_pretrain.py llm/config/llama/pretrain_argument_tiny.json --max_steps 200 --seed 1
 ```
 
@@ -46,7 +47,8 @@ python llm/run_pretrain.py llm/config/llama/pretrain_argument_tiny.json --max_st
 
 参数来自一个扁平的 JSON 文件、命令行,或两者并用;命令行优先:
 
-```
+<!-- not run: the quick start runs this file -->
+```text
 python llm/run_pretrain.py llm/config/llama/pretrain_argument_tiny.json --max_steps 200 --seed 1
 ```
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import signal
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from paddle.io import DataLoader
@@ -83,10 +86,20 @@ class TrainBatches:
         self.consumed_samples += samples_of(step) * self.args.dataset_world_size
 
 
-def make_loader(dataset: Any, sampler: Any, collate: Collate, workers: int = 0) -> Iterator[Batch]:
+def make_loader(dataset: Any, sampler: Any, collate: Any, workers: int = 0) -> Iterator[Batch]:
     """Iterator over the batches of `sampler`; making it leaves the random number generators as they are."""
     with preserved_rng():
-        return iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers))
+        loader = DataLoader(
+            dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, worker_init_fn=_end_with_parent
+        )
+        return iter(loader)
+
+
+def _end_with_parent(worker: int) -> None:
+    """Let the kernel end this worker when the training process is killed; Paddle's workers wait for ever otherwise."""
+    set_parent_death_signal = 1
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def samples_of(batches: Sequence[Batch]) -> int:

@@ -104,7 +104,10 @@ class CallbackHandler:
 
 
 class DefaultFlowCallback(TrainerCallback):
-    """Asks for log lines, evaluations and checkpoints as the arguments say, and for the last ones at the end."""
+    """Asks for log lines, evaluations and checkpoints as the arguments say, and for the last log line.
+
+    The last step is saved by the trainer itself, whoever stopped the run.
+    """
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """The strategies "steps", and the end of the run."""
@@ -120,7 +123,6 @@ class DefaultFlowCallback(TrainerCallback):
         if last or control.should_training_stop:
             control.should_log |= args.effective_logging_strategy != "no"
             control.should_evaluate |= args.effective_evaluation_strategy == "epoch"
-            control.should_save |= args.effective_save_strategy != "no"
         control.should_training_stop |= last
         return control
 

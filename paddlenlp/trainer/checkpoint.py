@@ -30,9 +30,11 @@ from paddlenlp.utils.tensor_writer import tensor_bytes
 __all__ = [
     "Checkpoint",
     "check_free_space",
+    "checkpoint_bytes",
+    "checkpoint_folders",
     "get_last_checkpoint",
     "latest_checkpoint",
-    "remove_checkpoints",
+    "remove_checkpoint",
     "rotate",
     "save_checkpoint",
     "verify",
@@ -196,7 +198,7 @@ def latest_checkpoint(output_dir: PathLike) -> Optional[Path]:
     if not output_dir.is_dir():
         return None
     _restore_replaced(output_dir)
-    for folder in reversed(_checkpoints(output_dir)):
+    for folder in reversed(checkpoint_folders(output_dir)):
         problems = verify(folder)
         if not problems:
             return folder
@@ -221,7 +223,7 @@ def rotate(output_dir: PathLike, limit: Optional[int], keep: Iterable[Optional[P
         limit: None or 0 keeps all.
     """
     output_dir = Path(output_dir)
-    folders = [folder for folder in _checkpoints(output_dir) if (folder / "manifest.json").is_file()]
+    folders = [folder for folder in checkpoint_folders(output_dir) if (folder / "manifest.json").is_file()]
     excess = len(folders) - limit if limit else 0
     if excess <= 0:
         return []
@@ -233,26 +235,19 @@ def rotate(output_dir: PathLike, limit: Optional[int], keep: Iterable[Optional[P
     removed = [folder for folder in folders if folder.resolve() not in kept][:excess]
     for folder in removed:
         logger.info(f"Deleting older checkpoint [{folder}] due to save_total_limit")
-        _remove(folder)
+        remove_checkpoint(folder)
     return removed
 
 
-def remove_checkpoints(output_dir: PathLike) -> List[Path]:
-    """Remove all checkpoints of `output_dir` (a run that starts over); returns their folders."""
-    folders = _checkpoints(Path(output_dir))
-    for folder in folders:
-        _remove(folder)
-    return folders
-
-
-def _checkpoints(output_dir: Path) -> List[Path]:
-    """Folders named checkpoint-<step>, by step."""
-    found = {path: _FOLDER.fullmatch(path.name) for path in output_dir.iterdir() if path.is_dir()}
+def checkpoint_folders(output_dir: PathLike) -> List[Path]:
+    """Folders named checkpoint-<step> in `output_dir`, whole or not, by step."""
+    found = {path: _FOLDER.fullmatch(path.name) for path in Path(output_dir).iterdir() if path.is_dir()}
     return sorted((path for path, match in found.items() if match), key=lambda path: int(path.name.split("-")[1]))
 
 
-def _remove(folder: Path) -> None:
+def remove_checkpoint(folder: PathLike) -> None:
     """Hide the folder, then delete it: half a deletion never looks like a checkpoint."""
+    folder = Path(folder)
     hidden = _hidden(folder, "removed")
     os.rename(folder, hidden)
     shutil.rmtree(hidden, ignore_errors=True)

@@ -75,6 +75,6 @@ def explain_unknown(name: str, known: Collection[str], on_command_line: bool) ->
     if name.startswith("no_") and nearest(name[3:], known)[:1] == [name[3:]] and not on_command_line:
         return f'{shown}; write "{name[3:]}": false'
     hint = did_you_mean(name, known)
-    if " or " in hint:
+    if hint and any(other.startswith(name) and len(other) > len(name) + 1 for other in known):
         hint += " (beginnings of names are not accepted)"
     return shown + hint.replace(' "', f' "{dashes}')

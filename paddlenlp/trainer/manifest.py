@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List, Mapping
 
-from paddlenlp.utils.files import atomic_write_json, fsync_file, fsync_folder, sha256_file
+from paddlenlp.utils.files import PathLike, atomic_write_json, fsync_file, fsync_folder, sha256_file
 
 MANIFEST = "manifest.json"
 _VERSION = 1
@@ -35,7 +35,7 @@ def write_manifest(folder: Path, step: int, known: Mapping[str, str]) -> None:
     atomic_write_json(folder / MANIFEST, {"version": _VERSION, "step": step, "files": files})
 
 
-def verify(folder: Path) -> List[str]:
+def verify(folder: PathLike) -> List[str]:
     """What is wrong with checkpoint `folder`, one line each; empty if it is whole.
 
     Every file is read and compared with the manifest. Files that the manifest does not name are not looked at.

@@ -87,9 +87,9 @@ class Interval:
         self.tokens += tokens
 
     @property
-    def seq_length(self) -> Optional[float]:
-        """Mean tokens of a sample, None before the first."""
-        return self.tokens / self.samples if self.samples else None
+    def seq_length(self) -> float:
+        """Mean tokens of a sample, 0 before the first."""
+        return self.tokens / self.samples if self.samples else 0.0
 
 
 class Throughput:
@@ -114,13 +114,11 @@ class Throughput:
         * flops_per_token / 1e12 counts the model's operations only; `mfu` = tflops / peak of the device.
         """
         seq_length = interval.seq_length
-        flops = None if seq_length is None else self.model.flops_per_token(round(seq_length))
-        hardware = flops * 4 / 3 if flops is not None and self.recomputes_all else flops
+        flops = self.model.flops_per_token(round(seq_length)) if seq_length else 0.0
+        hardware = flops * 4 / 3 if self.recomputes_all else flops
         speed = speed_metrics(
             "interval", interval.start, interval.samples, interval.steps, seq_length, hardware, self.devices
         )
-        if flops is None:
-            return speed, {}
         tflops = speed["interval_tokens_per_second_per_device"] * flops / 1e12
         return speed, {"tflops": _digits(tflops), "mfu": _digits(tflops / peak_tflops(self.dtype))}
 

@@ -3,8 +3,8 @@
 The arithmetic is Paddle's: `merged_adam_` is the kernel under `paddle.optimizer.Adam(use_multi_tensor=True)`, on a CPU
 four times as fast as the one under `paddle.optimizer.AdamW`; decoupled decay before it, `p *= 1 - lr * weight_decay`,
 makes it AdamW. The state is kept here, by structured parameter name, so that a checkpoint does not depend on how Paddle
-numbered its tensors. Parameters are updated one by one, so that float32 copies of low-precision gradients exist one at
-a time.
+numbered its tensors. Parameters are updated one by one (on a CPU one in each thread), so that few float32 copies of
+low-precision gradients exist at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tu
 import paddle
 from paddle import Tensor, _C_ops
 
+from paddlenlp.nn import kernels
 from paddlenlp.trainer.loss_scaler import LossScaler
 from paddlenlp.trainer.tensor_state import fill, match
 
@@ -54,7 +55,7 @@ class _Slot:
 
     def gradient(self) -> Tensor:
         """The gradient in float32: the parameter's own, or a copy."""
-        gradient = self.param.grad
+        gradient: Any = self.param.grad
         return gradient if gradient.dtype == paddle.float32 else gradient.astype("float32")
 
     def state(self) -> Dict[str, Tensor]:
@@ -104,15 +105,17 @@ class Optimizer:
         self._weight_decay = weight_decay
         self._max_grad_norm = max_grad_norm
         self.scaler = scaler
+        named_parameters = list(named_parameters)
         self._slots = [self._slot(name, param) for name, param in named_parameters if not param.stop_gradient]
+        self._frozen = [name for name, param in named_parameters if param.stop_gradient]
 
     def _slot(self, name: str, param: Tensor) -> _Slot:
         master = None if param.dtype == paddle.float32 else param.detach().astype("float32")
         moments = (paddle.zeros(param.shape, "float32"), paddle.zeros(param.shape, "float32"))
         # In host memory the kernel reads and advances the powers without waiting for the device.
-        powers = tuple(paddle.to_tensor([beta], "float32", place=paddle.CPUPlace()) for beta in self._betas)
+        power1, power2 = (paddle.to_tensor([beta], "float32", place=paddle.CPUPlace()) for beta in self._betas)
         decayed = not any(word in name for word in NOT_DECAYED)
-        return _Slot(name, param, master, moments, powers, decayed)
+        return _Slot(name, param, master, moments, (power1, power2), decayed)
 
     @property
     def lr(self) -> float:
@@ -131,6 +134,7 @@ class Optimizer:
         Nothing changes if their norm is not finite. Reading the norm waits once per step for the device.
         """
         slots = [slot for slot in self._slots if slot.param.grad is not None]
+        slots.sort(key=lambda slot: slot.param.size, reverse=True)  # threads share the work best with the largest first
         scale = self.loss_scale
         norm = _global_norm(slots) / scale
         applied = math.isfinite(norm)
@@ -145,7 +149,8 @@ class Optimizer:
         lr = self.lr
         rate = paddle.full([1], lr, "float32")
         keep = 1.0 - lr * self._weight_decay
-        for slot in slots:
+
+        def update(slot: _Slot) -> None:
             gradient = slot.gradient()
             if factor != 1.0:
                 gradient.scale_(factor)
@@ -153,6 +158,8 @@ class Optimizer:
                 slot.weight.scale_(keep)
             _adam(slot, gradient, rate, *self._betas, self._epsilon)
             slot.publish()
+
+        kernels.each(update, slots)
 
     def clear_grad(self) -> None:
         """Free the gradients; the first backward pass then stores instead of adding to zeros."""
@@ -188,13 +195,13 @@ class Optimizer:
         """Set the float32 weights, and the parameters rounded from them, to `tensors` (by parameter name, any float).
 
         Works in float32 runs too, so that a run can continue in float32 from the masters of a low-precision one, or in
-        low precision from the weights of a float32 one.
+        low precision from the weights of a float32 one. Entries of frozen parameters are passed over.
 
         Raises:
             UsageError: entries are missing, left over or of another shape; all are named, and nothing was changed.
         """
         own = {slot.name: slot.weight for slot in self._slots}
-        match(own, tensors, "master weights")
+        match(own, tensors, "master weights", ignored=self._frozen)
         for slot in self._slots:
             fill(slot.weight, tensors[slot.name])
             slot.publish()
@@ -204,16 +211,18 @@ def _global_norm(slots: List[_Slot]) -> float:
     """L2 norm over all gradients, in float32; each parameter once, however often the model uses it."""
     if not slots:
         return 0.0
-    return float(paddle.add_n([_C_ops.squared_l2_norm(slot.gradient()) for slot in slots])) ** 0.5
+    squares = kernels.each(lambda slot: _C_ops.squared_l2_norm(slot.gradient()), slots)
+    return float(paddle.add_n(squares)) ** 0.5
 
 
 def _adam(slot: _Slot, gradient: Tensor, rate: Tensor, beta1: float, beta2: float, epsilon: float) -> None:
     """One Adam update in place of the weight, both moments and both powers."""
     moment1, moment2 = slot.moments
     power1, power2 = slot.powers
+    kernel: Any = _C_ops.merged_adam_  # Paddle's type stub lacks some of its parameters
     lists = ([slot.weight], [gradient], [rate], [moment1], [moment2], None, [power1], [power2], None)
     multi_precision = use_global_beta_pow = amsgrad = False
-    _C_ops.merged_adam_(*lists, beta1, beta2, epsilon, multi_precision, use_global_beta_pow, amsgrad)
+    kernel(*lists, beta1, beta2, epsilon, multi_precision, use_global_beta_pow, amsgrad)
 
 
 def build_optimizer(model: Any, args: Any, lr_scheduler: Any = None) -> Optimizer:

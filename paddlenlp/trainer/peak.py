@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import time
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 #: Dense peaks in TFLOP/s from the makers' data sheets (no sparsity; float32 without tensor cores).
 #: The first entry whose words are all in the device's name holds.
@@ -22,8 +22,9 @@ PEAKS: Dict[str, Dict[str, float]] = {
     "4090": {"bfloat16": 165.2, "float16": 165.2, "float32": 82.6},
 }
 
-MEASURE_SIZE = 1024
-MEASURE_SECONDS = 0.15
+#: A measurement multiplies square matrices of this side, then of twice the side and so on, each a few times, until one
+#: product takes long enough to fill the device.
+FIRST_SIDE, LAST_SIDE, TRIES, LONG_ENOUGH = 256, 8192, 4, 0.02
 
 
 def table_peak(device_name: str, dtype: str) -> Optional[float]:
@@ -49,18 +50,25 @@ def peak_tflops(dtype: str = "float32") -> float:
     return table_peak(paddle.device.cuda.get_device_name(), dtype) or measured_tflops(dtype)
 
 
-def measured_tflops(dtype: str) -> float:
+def measured_tflops(dtype: Any) -> float:
     """Speed of the fastest of some products of square matrices, in TFLOP/s; takes a fraction of a second."""
     import paddle
 
-    size = MEASURE_SIZE
+    side, best = FIRST_SIDE, 0.0
     with paddle.no_grad():
-        a = paddle.full([size, size], 1.0 / size, dtype=dtype)
-        float(paddle.matmul(a, a)[0, 0].astype("float32"))
-        best, end = float("inf"), time.perf_counter() + MEASURE_SECONDS
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            product = paddle.matmul(a, a)
-            float(product[0, 0].astype("float32"))
-            best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best / 1e12
+        while True:
+            matrix = paddle.full([side, side], 1.0 / side, dtype=dtype)
+            seconds = min(_seconds(matrix) for _ in range(TRIES))
+            best = max(best, 2.0 * side**3 / seconds / 1e12)
+            if seconds > LONG_ENOUGH or side >= LAST_SIDE:
+                return best
+            side *= 2
+
+
+def _seconds(matrix: Any) -> float:
+    """Time of one product of `matrix` with itself, with the wait for the device."""
+    import paddle
+
+    start = time.perf_counter()
+    paddle.matmul(matrix, matrix)[0, 0].item()
+    return time.perf_counter() - start

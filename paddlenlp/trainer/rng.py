@@ -62,7 +62,8 @@ def set_seed(seed: int, ranks: Optional[Dict[str, int]] = None, sizes: Optional[
 def rng_state() -> Dict[str, Any]:
     """The states of all generators, as numbers and text, for `set_rng_state` in this or another process."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    mersenne: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, cached = mersenne
     return {
         "python": {"version": version, "words": _text(words), "gauss": gauss},
         "numpy": {
@@ -131,7 +132,8 @@ def _rebuild(own: Any, entry: Dict[str, Any]) -> Any:
     found, expected = len(_numbers(entry["engine"])), len(_numbers(_describe(own)["engine"]))
     if found != expected:
         raise ValueError(f"the engine has {found} numbers, expected {expected}")
-    state = type(own).__new__(type(own))
+    kind: Any = type(own)
+    state = kind.__new__(kind)
     state.__setstate__((entry["device"], entry["seed"], entry["offset"], list(entry["engine"].encode("ascii"))))
     return state
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping
+from typing import Any, Iterable, List, Mapping
 
 import numpy as np
 from paddle import Tensor
@@ -13,15 +13,19 @@ from paddlenlp.utils.tensor_files import bf16_to_float32
 _SHOWN = 8
 
 
-def match(own: Mapping[str, Tensor], saved: Any, what: str) -> None:
+def match(own: Mapping[str, Tensor], saved: Any, what: str, ignored: Iterable[str] = ()) -> None:
     """Compare the names and shapes of `saved` (a mapping from name to array or tensor) with those of `own`.
+
+    Args:
+        what: names `saved` in the message.
+        ignored: names that `saved` may hold though `own` does not.
 
     Raises:
         UsageError: entries are missing, left over or of another shape; the message names them.
     """
     names = set(saved.keys())
     problems = _group("missing", [name for name in own if name not in names])
-    problems += _group("unexpected", sorted(names - set(own)))
+    problems += _group("unexpected", sorted(names - set(own) - set(ignored)))
     problems += _group(
         "of another shape",
         [

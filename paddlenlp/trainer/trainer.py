@@ -21,7 +21,7 @@ from paddlenlp.trainer.sample_text import SampleTextCallback
 from paddlenlp.trainer.state import TrainerControl, TrainerState
 from paddlenlp.trainer.step import StepResult, TrainStep
 from paddlenlp.trainer.timers import Phases
-from paddlenlp.transformers.optimization import scheduler_from_args
+from paddlenlp.transformers.optimization import build_lr_scheduler
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import atomic_write_json
 from paddlenlp.utils.log import logger
@@ -45,7 +45,8 @@ class Trainer:
         train_dataset, eval_dataset: have a length and items; needed by `train` and `evaluate`.
         tokenizer: saved beside the weights, and used for the sample text.
         callbacks: called after the built-in ones.
-        optimizers: an optimizer and a learning-rate scheduler; None makes the one that `args` describe.
+        optimizers: an optimizer and a learning-rate scheduler; None makes the one of `build_optimizer`
+            or `build_lr_scheduler`.
         extra_checkpoint_files: copied into every checkpoint and beside the final weights.
     """
 
@@ -142,7 +143,7 @@ class Trainer:
             if self.args.ignore_data_skip:
                 self.state.consumed_samples = 0
         if self.lr_scheduler is None:
-            self.lr_scheduler = scheduler_from_args(self.args)
+            self.lr_scheduler = build_lr_scheduler(self.args)
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model, self.args, self.lr_scheduler)
         if folder is not None:

@@ -114,7 +114,8 @@ class PretrainedConfig:
         return found or self._head_problems()
 
     def _head_problems(self) -> List[str]:
-        heads, found = self.get("num_attention_heads"), []
+        heads = self.get("num_attention_heads")
+        found: List[str] = []
         if heads is None:
             return found
         if "head_dim" not in self.__dict__ and "hidden_size" in self.__dict__ and self.hidden_size % heads:

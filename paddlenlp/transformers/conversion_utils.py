@@ -17,6 +17,7 @@ import paddle
 
 from paddlenlp.parallel.topology import topology
 from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.log import logger
 from paddlenlp.utils.tensor_files import TensorFiles, bf16_to_float32
 
 DTYPE_CODES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -91,12 +92,14 @@ def load_weights(model: Any, folder: Union[str, Path, StoredWeights]) -> None:
     """
     stored = folder if isinstance(folder, StoredWeights) else StoredWeights(folder)
     out_first = stored.out_first(model)
-    plan: Dict[str, Optional[_Source]] = {
-        name: _find(model, name, param, stored, out_first) for name, param in model.named_parameters()
-    }
+    plan = {name: _find(model, name, param, stored, out_first) for name, param in model.named_parameters()}
     _check(model, plan, stored)
     for name, param in model.named_parameters():
-        _set(param, plan[name], stored, out_first)
+        source = plan[name]
+        assert source is not None, "missing tensors were refused above"
+        _set(param, source, stored, out_first)
+    form = "matrices [out, in]" if out_first else "matrices [in, out]"
+    logger.info("Read %d parameters (stored as %s, %s) from %s", len(plan), stored.stored_dtype(), form, stored.folder)
 
 
 def spellings(model: Any, name: str) -> List[str]:
@@ -121,8 +124,9 @@ def _find(model: Any, name: str, param: Any, stored: StoredWeights, out_first: b
     fusion = getattr(param, "fusion", None)
     if fusion is None:
         return None
-    parts = [_stored_name(model, part, stored) for part in fusion.part_names(name) or ()]
-    if parts and all(parts):
+    wanted = fusion.part_names(name) or []
+    parts = [found for found in (_stored_name(model, part, stored) for part in wanted) if found]
+    if wanted and len(parts) == len(wanted):
         return _Source(parts, [(*shape[:-1], size)[::flip] for size in fusion.sizes])
     whole = fusion.whole_name(name)
     found = _stored_name(model, whole[0], stored) if whole else None
@@ -207,7 +211,7 @@ def _refuse_pickles(folder: Path) -> None:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UsageError(
-            f"{folder}: the weights are pickled ({', '.join(pickles[:5])}). They are not read, since a pickle can run "
+            f"{folder}: the weights are pickled ({', '.join(pickles[:5])}). They are not read: such a file can run "
             "any program. Convert them to safetensors where you trust them: torch weights with "
             "transformers' save_pretrained, Paddle weights with safetensors.numpy.save_file"
         )

@@ -46,7 +46,7 @@ def hf_tensors(model: Any) -> Iterator[Tuple[str, LazyTensor]]:
     """Every parameter under its Hugging Face name, fused ones as their parts, matrices [out, in]; made when written."""
     for name, param in model.named_parameters():
         dtype, flip = str(param.dtype).replace("paddle.", ""), getattr(param, "transposed", False)
-        fusion = getattr(param, "fusion", None)
+        fusion: Any = getattr(param, "fusion", None)
         parts = fusion.part_names(name) if fusion is not None else None
         if parts is None:
             shape = tuple(param.shape)
@@ -89,7 +89,7 @@ def parse_size(size: Union[int, str]) -> int:
         UsageError: it is none of these, or not positive.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
-    unit = UNITS.get(match.group(2).upper()) if match else None
-    if unit is None or int(float(match.group(1)) * unit) <= 0:
+    size_in_bytes = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if size_in_bytes <= 0:
         raise UsageError(f"max_shard_size={size!r}: expected a size such as 10GB, 500MB or 2GiB")
-    return int(float(match.group(1)) * unit)
+    return size_in_bytes

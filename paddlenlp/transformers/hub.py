@@ -84,7 +84,7 @@ def _download_weights(name: str, folder: Path) -> None:
         except EntryNotFoundError:
             raise UsageError(
                 f"{name!r} on {_endpoint()} has no {shard}. Pickled weights (pytorch_model.bin, model_state.pdparams) "
-                "are not read, since a pickle can run any program; convert them to safetensors and give the folder"
+                "are not read, since such a file can run any program; convert them to safetensors and give the folder"
             ) from None
 
 

@@ -47,7 +47,7 @@ class PretrainedModel(nn.Layer):
         config.architectures = [cls.__name__[: -len("Pipe")] if cls.__name__.endswith("Pipe") else cls.__name__]
         config.validate()
         with default_dtype(config.dtype):
-            return cls(config)
+            return cls(config)  # type: ignore[arg-type]  # nn.Layer names its first argument otherwise
 
     @classmethod
     def from_pretrained(
@@ -113,7 +113,7 @@ def default_dtype(dtype: str) -> Iterator[None]:
     if dtype not in DTYPES:
         raise UsageError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
     before = paddle.get_default_dtype()
-    paddle.set_default_dtype(dtype)
+    paddle.set_default_dtype(dtype)  # type: ignore[arg-type]
     try:
         yield
     finally:

@@ -169,19 +169,13 @@ def build_lr_scheduler(args: Any) -> LRScheduler:
         args: `PreTrainingArguments`; `decay_steps` defaults to `max_steps`, `warmup_ratio` is a share of `max_steps`.
     """
     kinds = {"cosine": CosineAnnealingWithWarmupDecay, "linear": LinearAnnealingWithWarmupDecay}
-    kind = kinds.get(str(args.lr_scheduler_type))
-    if kind is None:
-        return scheduler_from_args(args)
-    decay_steps = args.effective_decay_steps
-    return kind(args.learning_rate, args.min_learning_rate, args.warmup(), decay_steps, last_epoch=0)
-
-
-def scheduler_from_args(args: Any) -> LRScheduler:
-    """The generic scheduler that `TrainingArguments` describe, for the whole run."""
+    kind, warmup = kinds.get(args.lr_scheduler_type), args.warmup()
+    if kind is not None:
+        return kind(args.learning_rate, args.min_learning_rate, warmup, args.effective_decay_steps, last_epoch=0)
     return get_scheduler(
         args.lr_scheduler_type,
         args.learning_rate,
-        args.warmup(),
+        warmup,
         args.effective_max_steps,
         args.num_cycles,
         args.lr_end,

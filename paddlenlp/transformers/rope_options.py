@@ -72,4 +72,4 @@ def _canonical(form: Any) -> Any:
     kind = form.get("rope_type", form.get("type"))
     if kind == "default" or (kind is None and not fields):
         return None
-    return {"rope_type": SPELLINGS.get(kind, kind), **fields}
+    return {"rope_type": SPELLINGS.get(str(kind), kind), **fields}

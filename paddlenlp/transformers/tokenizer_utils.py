@@ -90,7 +90,8 @@ class PretrainedTokenizer:
             elif role in self.init_kwargs or role in self._map:
                 logger.warning(f"{self.name_or_path}: {role} {token!r} is not in the vocabulary; there is none then")
         if opened.kind in ("sentencepiece", "vocab.json"):  # these files do not make them stand out in a text
-            roles = {self._id_of(token): AddedToken(token) for token in self._special.values()}
+            found = ((self._id_of(token), token) for token in self._special.values())
+            roles = {index: AddedToken(token) for index, token in found if index is not None}
             self._backend = opened.backend({**roles, **self._outside})
         if self.init_kwargs.get("split_special_tokens"):
             self._backend.split_special()
@@ -176,7 +177,7 @@ class PretrainedTokenizer:
     @property
     def all_special_tokens(self) -> List[str]:
         """Tokens with a role, and added tokens declared special."""
-        more = [content_of(token) for token in self._extra_special()]
+        more = [token for token in map(content_of, self._extra_special()) if token]
         marked = [token.content for _, token in sorted(self._outside.items()) if token.special]
         return list(dict.fromkeys([*self._special.values(), *more, *marked]))
 

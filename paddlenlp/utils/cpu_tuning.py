@@ -1,12 +1,10 @@
 """Settings of the process that make Paddle's CPU build several times faster, applied before Paddle is imported.
 
-| what                        | why                                                                                       |
-|-----------------------------|-------------------------------------------------------------------------------------------|
-| MKL_DEBUG_CPU_TYPE=5        | the MKL inside Paddle takes its SSE path on AMD processors; this selects its AVX2 path    |
-| mallopt                     | glibc gives large blocks back to the kernel at each free, and then pays page faults again |
-| FLAGS_use_stride_kernel=0   | a transposed view costs more on a CPU than the copy that it saves                         |
-| OMP_WAIT_POLICY=PASSIVE     | threads that wait for work sleep instead of taking the core from those that have some     |
-| OMP_NUM_THREADS             | Paddle takes one thread where it is not set                                               |
+- MKL_DEBUG_CPU_TYPE=5: the MKL inside Paddle takes its SSE path on AMD processors; this selects its AVX2 path.
+- mallopt: glibc gives large blocks back to the kernel at each free, and pays for the page faults of the next ones.
+- FLAGS_use_stride_kernel=0: a transposed view costs more on a CPU than the copy it saves.
+- OMP_WAIT_POLICY=PASSIVE: threads that wait for work sleep instead of taking the core from those that have some.
+- OMP_NUM_THREADS: Paddle takes one thread where it is not set.
 
 A variable that the user has set is left as it is.
 """
@@ -23,8 +21,13 @@ from typing import List
 
 CPUINFO = Path("/proc/cpuinfo")
 
-MALLOPT = (("M_MMAP_MAX", -4, 0), ("M_TRIM_THRESHOLD", -1, 2**31 - 1), ("M_TOP_PAD", -2, 256 << 20))
-"""Name, number (malloc.h) and value: blocks of any size come from the heap, which grows by 256 MiB and does not shrink."""
+MALLOPT = (
+    ("M_MMAP_MAX", -4, 0),
+    ("M_TRIM_THRESHOLD", -1, 2**31 - 1),
+    ("M_TOP_PAD", -2, 256 << 20),
+    ("M_ARENA_MAX", -8, 1),
+)
+"""Name, number (malloc.h), value: blocks of any size come from one heap, which grows by 256 MiB and never shrinks."""
 
 MALLOC_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "LD_PRELOAD")
 """A user who sets one of these has chosen how memory is allocated."""

@@ -100,8 +100,6 @@ class TensorFiles(Mapping[str, np.ndarray]):
         if entry.file not in self._maps:
             self._maps[entry.file] = np.memmap(self.folder / entry.file, dtype=np.uint8, mode="r")
         content = self._maps[entry.file][entry.start : entry.start + count * dtype.itemsize]
-        if entry.start % dtype.itemsize:
-            content = content.copy()
         return np.asarray(content).view(dtype).reshape(entry.shape)
 
     def slice(self, name: str, *index: Any) -> np.ndarray:

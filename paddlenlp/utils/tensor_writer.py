@@ -34,7 +34,7 @@ NUMPY_TYPES = {
 
 _ORDER = {code: position for position, code in enumerate(NUMPY_TYPES)}
 _FROM_NUMPY = {np.dtype(kind): code for code, kind in NUMPY_TYPES.items()}
-_PIECE = 1 << 24
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def host_bytes(tensor: Any) -> memoryview:
     The view keeps its owner alive.
     """
     if isinstance(tensor, np.ndarray):
-        return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+        return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
     if not tensor.place.is_cpu_place():
         tensor = tensor.cpu()
     tensor = tensor.detach().contiguous()

@@ -138,6 +138,24 @@ def test_every_wrong_value_is_found(make_pair, damage, reason):
     assert re.search(reason, index_problem(damage(arrays), *check))
 
 
+def test_a_row_that_runs_past_its_document_is_found(make_pair):
+    prefix = make_pair()
+    dataset, sizes = open_dataset(prefix), make_dataset(prefix).sizes
+    arrays = {part: np.array(getattr(dataset, part)) for part in PARTS}
+    row = int(np.argmax(arrays["sample_idx"][:, 0] > 0))
+    entry = arrays["sample_idx"][row, 0] - 1
+    arrays["sample_idx"][row] = entry, arrays["sample_idx"][row, 1] + sizes[arrays["doc_idx"][entry]]
+    assert f"(row {row})" in index_problem(arrays, sizes, range(5), 4, dataset.plan)
+
+
+def test_empty_documents_are_no_problem(make_pair):
+    prefix = make_pair(sizes=(0, 5, 0, 4, 0, 0))
+    for seed in range(20):
+        dataset = open_dataset(prefix, documents=range(6), wanted=10, seed=seed)
+        expected = plain_samples(make_dataset(prefix), dataset)
+        assert [dataset[i]["text"].tolist() for i in range(len(dataset))] == [tokens.tolist() for tokens in expected]
+
+
 def test_a_split_without_tokens_is_refused(make_pair):
     prefix = make_pair(sizes=(5, 0, 0))
     with pytest.raises(UsageError, match=r"'train' of \S+ holds no tokens: its 2 documents \[1, 3\)"):

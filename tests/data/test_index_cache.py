@@ -71,7 +71,7 @@ DAMAGE = {
     "header only half": ("_a.npy", lambda path: os.truncate(path, 40), "cannot be read"),
     "empty": ("_a.npy", lambda path: os.truncate(path, 0), "cannot be read"),
     "zero-filled": ("_a.npy", zero_body, "does not fit: a is not 0 to 4"),
-    "object array": ("_a.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True), "cannot be read"),
+    "object array": ("_a.npy", lambda path: np.save(path, np.array([{}])), "cannot be read"),
     "other description": (".dsc", lambda path: os.truncate(path, 3), "does not hold the description"),
 }
 

@@ -9,9 +9,15 @@ import struct
 import numpy as np
 import pytest
 
-from paddlenlp.data import MMapIndexedDataset, MMapIndexedDatasetBuilder, best_dtype, make_builder, make_dataset
+from paddlenlp.data import (
+    MMapIndexedDataset,
+    MMapIndexedDatasetBuilder,
+    best_dtype,
+    layout_checks,
+    make_builder,
+    make_dataset,
+)
 from paddlenlp.data import indexed_dataset as module
-from paddlenlp.data import layout_checks
 from paddlenlp.data.token_store import DTYPES, dtype_code
 from paddlenlp.utils.errors import UsageError
 

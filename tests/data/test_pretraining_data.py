@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from paddlenlp.data import BlendableDataset, GPTDataset, build_train_valid_test_datasets
+from paddlenlp.data import BlendableDataset, GPTDataset, build_train_valid_test_datasets, make_dataset, pretraining_data
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 
@@ -93,6 +93,19 @@ def test_share_folder_decides_who_builds(make_pair, tmp_path, monkeypatch):
     assert not (tmp_path / "index-cache").exists()
     build([make_pair()], share_folder=False, **arguments)
     assert (tmp_path / "index-cache").exists()
+
+
+def test_format_and_warm_up_are_passed_on(make_pair, monkeypatch):
+    asked = []
+
+    def open_noting(prefix, impl, skip_warmup):
+        asked.append((impl, skip_warmup))
+        return make_dataset(prefix)
+
+    monkeypatch.setattr(pretraining_data, "make_dataset", open_noting)
+    for impl, skip_warmup in (("mmap", False), ("lazy", True)):
+        build_train_valid_test_datasets([make_pair()], impl, "1", [6, 0, 0], 4, 42, skip_warmup)
+    assert asked == [("mmap", False), ("lazy", True)]
 
 
 def test_odd_lists_are_refused():

@@ -70,10 +70,11 @@ def test_configure_run_sets_every_policy():
 
 @LOW
 @LEVEL
-def test_results_lie_on_the_grid_near_those_of_float32(build, batch, low, level):
-    exact = build()(batch["input_ids"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_results_lie_on_the_grid_near_those_of_float32(build, batch, low, level, tied):
+    exact = build(tie_word_embeddings=tied)(batch["input_ids"])
     set_precision(policy(low, level))
-    model = build(dtype=precision().storage)
+    model = build(dtype=precision().storage, tie_word_embeddings=tied)
     assert all(param.dtype == getattr(paddle, precision().storage) for param in model.parameters())
     logits = model(batch["input_ids"])
     assert logits.dtype == paddle.float32 and on_grid(logits, low) and not on_grid(exact, low)

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+import paddlenlp.nn.recompute as recompute_module
 from paddlenlp.nn import RecomputePolicy, kernels, set_recompute
 from paddlenlp.utils.errors import UsageError
 
@@ -60,6 +61,17 @@ def test_only_the_layers_asked_for(build, batch, calls, policy, twice):
     set_recompute(policy)
     step(build(), batch)
     assert len(calls) == 3 + twice
+
+
+@REENTRANT
+def test_the_mode_asked_for(build, batch, monkeypatch, reentrant):
+    modes, function = [], recompute_module._recompute
+    monkeypatch.setattr(
+        recompute_module, "_recompute", lambda *args, **kwargs: modes.append(kwargs) or function(*args, **kwargs)
+    )
+    set_recompute(RecomputePolicy(True, "full", use_reentrant=reentrant))
+    step(build(), batch)
+    assert modes == [{"use_reentrant": reentrant}] * 3
 
 
 def test_evaluation_recomputes_nothing(build, batch, calls):

@@ -71,10 +71,19 @@ class TinyRun:
         )
         return LlamaForCausalLM.from_config(LlamaConfig(**{**sizes, **changes}), dtype=args.dtype)
 
-    def trainer(self, model=None, data=None, valid=None, callbacks=None, tokenizer=None, extra=(), **changes):
+    def trainer(
+        self,
+        model=None,
+        data=None,
+        valid=None,
+        callbacks=None,
+        tokenizer=None,
+        extra=(),
+        optimizers=(None, None),
+        **changes,
+    ):
         from paddlenlp.data import collate_causal_lm
         from paddlenlp.trainer import Trainer
-        from paddlenlp.transformers.optimization import build_lr_scheduler
 
         args = self.args(**changes)
         return Trainer(
@@ -85,7 +94,7 @@ class TinyRun:
             eval_dataset=Tokens(40, seed=1) if valid is None else valid,
             tokenizer=tokenizer,
             callbacks=callbacks,
-            optimizers=(None, build_lr_scheduler(args)),
+            optimizers=optimizers,
             extra_checkpoint_files=extra,
         )
 

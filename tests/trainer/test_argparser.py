@@ -7,7 +7,6 @@ import random
 import string
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -124,7 +123,7 @@ def test_all_problems_in_one_report_with_places(parser, tmp_path):
         ("tensor_model_parallel_size", '"tensor_parallel_degree"'),
         ("eval_strategy", '"evaluation_strategy"'),
         ("no_skip_warmup", 'write "skip_warmup": false'),
-        ("adam_beta", '"adam_beta1" or "adam_beta2"? (beginnings of names are not accepted)'),
+        ("adam_beta", '"adam_beta1" or "adam_beta2"?'),
         ("zzzzzz", 'unknown key "zzzzzz"'),
     ],
 )
@@ -136,6 +135,22 @@ def test_names_that_are_not_ours(parser, base, tmp_path, name, expected):
 @pytest.mark.parametrize("name", ["se", "learning", "--", "max_step", "do"])
 def test_beginnings_of_names_are_refused(parser, base, tmp_path, name):
     assert f'unknown key "{name}"' in problems(parser, [write(tmp_path, {**base, name: 1})])[0]
+
+
+def test_a_long_beginning_suggests_what_it_begins(parser, base, tmp_path):
+    (line,) = problems(parser, [write(tmp_path, {**base, "per_device_train": 1})])
+    assert line.endswith('did you mean "per_device_train_batch_size"? (beginnings of names are not accepted)')
+
+
+def test_a_misspelt_name_is_not_also_reported_as_missing(parser, base, tmp_path):
+    del base["do_train"], base["max_steps"]
+    lines = problems(parser, [write(tmp_path, {**base, "do_trian": True, "max_step": 3})])
+    assert len(lines) == 2
+    assert all("unknown key" in line for line in lines)
+
+
+def test_a_byte_order_mark_is_skipped(parser, base, tmp_path):
+    assert parser.parse([write(tmp_path, "\ufeff" + json.dumps(base))])[2].max_steps == 10
 
 
 def one_edit(rng, word, known):
@@ -248,7 +263,7 @@ def test_help_on_a_word(parser, capsys):
     assert "Near it: warmup_steps" in capsys.readouterr().out
 
 
-def test_a_misspelt_config_is_refused_fast_and_without_paddle(tmp_path):
+def test_a_misspelt_config_is_refused_without_importing_paddle(tmp_path):
     program = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -266,11 +281,3 @@ print([name for name in ("paddle", "numpy", "torch") if name in sys.modules])
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=60)
     assert 'did you mean "learning_rate"' in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_parsing_time_is_far_below_two_seconds(parser, base, tmp_path):
-    """Processor time, which a busy machine does not lengthen; the bound is a hundred times what it takes."""
-    path = write(tmp_path, {**base, **{f"unknown_name_{i}": i for i in range(20)}})
-    start = time.process_time()
-    problems(parser, [path])
-    assert time.process_time() - start < 2

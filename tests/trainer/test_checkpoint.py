@@ -16,9 +16,10 @@ from paddlenlp.trainer.checkpoint import (
     Checkpoint,
     check_free_space,
     checkpoint_bytes,
+    checkpoint_folders,
     get_last_checkpoint,
     latest_checkpoint,
-    remove_checkpoints,
+    remove_checkpoint,
     rotate,
     save_checkpoint,
     verify,
@@ -368,8 +369,9 @@ def test_rotation_leaves_folders_that_are_no_checkpoints(tmp_path):
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-3"]
 
 
-def test_removal_of_all(tmp_path):
-    save(tmp_path, 2)
-    (tmp_path / "runs").mkdir()
-    assert remove_checkpoints(tmp_path) == [tmp_path / "checkpoint-2"]
-    assert names(tmp_path) == ["runs"]
+def test_removal_is_never_half_done_under_the_old_name(tmp_path, monkeypatch):
+    folder = save(tmp_path, 2)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: None)
+    remove_checkpoint(str(folder))
+    assert names(tmp_path) == [f".checkpoint-2.removed-{os.getpid()}"]
+    assert checkpoint_folders(str(tmp_path)) == []

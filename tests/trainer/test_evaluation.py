@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import numpy as np
 import paddle
 import pytest
 
+from paddlenlp.trainer import TrainerCallback
 from paddlenlp.trainer.evaluation import EvalPlan, plan_evaluation
 from paddlenlp.utils.errors import UsageError
 
@@ -70,9 +72,13 @@ def test_loss_is_the_mean_over_kept_tokens_of_uneven_batches(tiny, tokens):
 
 
 def test_evaluation_leaves_no_trace_in_the_run(tiny, run_hash_of):
+    class Draw(TrainerCallback):
+        def on_prediction_step(self, args, state, control, **kwargs):
+            random.random(), np.random.rand(), paddle.rand([1])
+
     plain = tiny.trainer(save_strategy="no")
     plain.train()
-    watched = tiny.trainer(save_strategy="no", do_eval=True, eval_steps=1, bf16_full_eval=True)
+    watched = tiny.trainer(save_strategy="no", do_eval=True, eval_steps=1, bf16_full_eval=True, callbacks=[Draw])
     watched.train()
     assert len(evaluations(watched)) == 4
     assert run_hash_of(watched) == run_hash_of(plain)
@@ -152,7 +158,7 @@ def weights_of(folder):
     from paddlenlp.utils.tensor_files import TensorFiles
 
     files = TensorFiles(folder)
-    return {name: files.read(name) for name in files.keys()}
+    return {name: files.read(name) for name in files}
 
 
 @pytest.mark.parametrize(("greater", "best"), [(None, 2), (True, 1)])

@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from paddlenlp.trainer import loggers
+from paddlenlp.trainer import TrainerControl, TrainerState, loggers
 from paddlenlp.trainer.loggers import Background, SinkCallback, cut_history, default_sinks, json_record, tagged
 
 
@@ -208,6 +208,27 @@ def test_a_metrics_file_that_cannot_be_written_does_not_stop_training(tiny, log_
     (tiny.folder / "metrics.jsonl").mkdir(parents=True)
     assert tiny.trainer(save_strategy="no").train().global_step == 4
     assert any("Logging to metrics.jsonl failed" in line for line in log_lines())
+
+
+def test_records_outside_of_training_are_written_at_once(tiny):
+    class Counting:
+        flushed = 0
+
+        def write(self, logs, step):
+            pass
+
+        def flush(self):
+            self.flushed += 1
+
+    sink, args = Counting(), tiny.args()
+    callback = SinkCallback("mine", lambda args: sink)
+    callback.on_log(args, TrainerState(), TrainerControl(), logs={})
+    assert sink.flushed == 1
+    callback.on_train_begin(args, TrainerState(), TrainerControl())
+    callback.on_log(args, TrainerState(), TrainerControl(), logs={})
+    assert sink.flushed == 1
+    callback.on_close(args, TrainerState(), TrainerControl())
+    assert sink.flushed == 2
 
 
 def test_which_sinks(tiny):

@@ -75,10 +75,12 @@ def test_full_recompute_is_hardware_work_but_not_model_work(tiny, clock, fixed_p
     assert speed["interval_hardware_tflops_per_device"] == 10.0
 
 
-def test_an_interval_without_training_has_no_tflops(tiny, fixed_peak):
+def test_an_interval_without_training_keeps_its_entries(tiny, clock, fixed_peak):
+    trained, _ = measured(tiny.args(), clock)
     interval = Interval()
     interval.restart()
-    assert Throughput(tiny.args(), Model()).measure(interval)[1] == {}
+    speed, tail = Throughput(tiny.args(), Model()).measure(interval)
+    assert list(speed) == list(trained) and set(speed.values()) == {0.0} and tail == {"tflops": 0.0, "mfu": 0.0}
 
 
 def test_pauses_are_not_in_the_interval(clock):
@@ -91,7 +93,7 @@ def test_pauses_are_not_in_the_interval(clock):
 
 
 def test_evaluation_and_saving_are_not_in_the_interval(tiny, clock):
-    trainer = tiny.trainer(do_eval=True, eval_steps=1, save_steps=1, max_steps=2, logging_steps=2)
+    trainer = tiny.trainer(do_eval=True, eval_steps=1, save_steps=1, max_steps=4, logging_steps=2)
     evaluate, save = trainer.evaluate, trainer.keeper.save
 
     def slow_evaluate():
@@ -111,7 +113,7 @@ def test_evaluation_and_saving_are_not_in_the_interval(tiny, clock):
 
     trainer.model.train_batch = timed_step
     trainer.train()
-    assert [r["interval_runtime"] for r in trainer.state.log_history if "loss" in r] == [2.0]
+    assert [r["interval_runtime"] for r in trainer.state.log_history if "loss" in r] == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(

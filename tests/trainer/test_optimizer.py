@@ -1,5 +1,6 @@
 """AdamW: against Paddle's own and the formula; clipping, decay rule, masters, loss scaling, state."""
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -342,13 +343,23 @@ def test_masters_load_across_precisions():
         optimizer.load_master_tensors({})
 
 
+def test_masters_come_from_a_whole_model_that_holds_frozen_parameters_too():
+    params = make_params("bfloat16")
+    params["embed.weight"].stop_gradient = True
+    optimizer = make(params)
+    optimizer.load_master_tensors(params)
+    assert set(optimizer.master_tensors()) == set(params) - {"embed.weight"}
+    with pytest.raises(UsageError, match="1 unexpected: other"):
+        optimizer.load_master_tensors({**params, "other": params["mlp.bias"]})
+
+
 def test_loss_scale_is_taken_out_before_clipping_and_update():
     scaled, plain = make_params(), make_params()
-    optimizer = make(scaled, max_grad_norm=1.0, scaler=LossScaler(1024.0))
-    reference = make(plain, max_grad_norm=1.0)
+    optimizer = make(scaled, epsilon=0.1, max_grad_norm=5.0, scaler=LossScaler(1024.0))
+    reference = make(plain, epsilon=0.1, max_grad_norm=5.0)
     for step in range(3):
-        give_gradients(scaled, step)
-        give_gradients(plain, step)
+        give_gradients(scaled, step, scale=0.5 + step)  # the last ones clip
+        give_gradients(plain, step, scale=0.5 + step)
         for param in scaled.values():
             param.grad.scale_(optimizer.loss_scale)
         report, expected = optimizer.step(), reference.step()
@@ -382,8 +393,6 @@ def test_scaler_grows_after_good_steps_in_a_row_and_never_falls_below_one():
 
 
 def test_scaler_agrees_with_the_defaults_of_paddles():
-    import inspect
-
     theirs = inspect.signature(paddle.amp.GradScaler.__init__).parameters
     ours = LossScaler()
     for name in ("incr_ratio", "decr_ratio", "incr_every_n_steps", "decr_every_n_nan_or_inf"):

@@ -13,10 +13,14 @@ from paddlenlp.utils.errors import UsageError
 def uninterrupted(tiny, tmp_path, run_hash_of, **changes):
     trainer = tiny.trainer(output_dir=str(tmp_path / "whole"), **changes)
     trainer.train()
-    return run_hash_of(trainer)
+    return {**run_hash_of(trainer), "evaluations": evaluations(trainer)}
 
 
-def resumed(tiny, run_hash_of, cut=None, **changes):
+def evaluations(trainer):
+    return [(r["global_step"], r["eval_loss"]) for r in trainer.state.log_history if "eval_loss" in r]
+
+
+def resumed(tiny, run_hash_of, **changes):
     """Stop after the checkpoint of step 2 (whatever was done later is forgotten), then go on in new objects."""
     tiny.trainer(**changes).train()
     for folder in tiny.folder.glob("checkpoint-*"):
@@ -24,7 +28,7 @@ def resumed(tiny, run_hash_of, cut=None, **changes):
             shutil.rmtree(folder)
     trainer = tiny.trainer(**changes)
     trainer.train()
-    return run_hash_of(trainer)
+    return {**run_hash_of(trainer), "evaluations": evaluations(trainer)}
 
 
 @pytest.mark.parametrize(
@@ -33,11 +37,12 @@ def resumed(tiny, run_hash_of, cut=None, **changes):
         {},
         {"gradient_accumulation_steps": 3, "logging_steps": 4},
         {"bf16": True, "fp16_opt_level": "O2", "amp_master_grad": True},
+        {"bf16": True, "fp16_opt_level": "O2", "unified_checkpoint_config": "skip_save_model_weight"},
         {"fp16": True, "scale_loss": 1024.0},
         {"do_eval": True, "eval_steps": 1, "lr_scheduler_type": "cosine", "warmup_steps": 2},
         {"dataloader_num_workers": 1},
     ],
-    ids=["plain", "accumulation", "bf16", "fp16", "evaluation", "workers"],
+    ids=["plain", "accumulation", "bf16", "masters-only", "fp16", "evaluation", "workers"],
 )
 def test_resume_is_bitwise(tiny, tmp_path, run_hash_of, changes):
     assert resumed(tiny, run_hash_of, **changes) == uninterrupted(tiny, tmp_path, run_hash_of, **changes)
@@ -83,6 +88,11 @@ def test_drop_last_leaves_out_the_incomplete_step(tiny, tokens):
     trainer = tiny.trainer(data=data, max_steps=3, dataloader_drop_last=True, save_strategy="no")
     trainer.train()
     assert data.read[:6] == [0, 1, 2, 3, 0, 1] and trainer.state.consumed_samples == 7
+    for drop, consumed in ((True, 7 + 4), (False, 7)):
+        changes = dict(dataloader_drop_last=drop, gradient_accumulation_steps=2, save_strategy="no")
+        trainer = tiny.trainer(data=tokens(7), max_steps=2, **changes)
+        trainer.train()
+        assert trainer.state.consumed_samples == consumed
 
 
 def test_a_complete_run_trains_no_further(tiny, log_lines):

@@ -1,5 +1,6 @@
 """Random generators: seeds by rank, states as JSON, bitwise continuation in another process."""
 
+import inspect
 import json
 import os
 import random
@@ -17,20 +18,17 @@ from paddlenlp.utils.log import logger
 
 REPOSITORY = Path(__file__).parents[2]
 
-DRAW = """
+
 def draw():
-    import random, numpy, paddle
     return [
         paddle.rand([3]).tolist(),
         paddle.randn([3]).tolist(),
         paddle.nn.functional.dropout(paddle.ones([16]), 0.5).tolist(),
         paddle.randint(0, 1000, [3]).tolist(),
-        numpy.random.randn(3).tolist(),
-        numpy.random.permutation(9).tolist(),
+        np.random.randn(3).tolist(),
+        np.random.permutation(9).tolist(),
         [random.random(), random.gauss(0, 1)],
     ]
-"""
-exec(DRAW)
 
 
 def advance():
@@ -44,20 +42,21 @@ def test_continues_bitwise_in_this_process():
     set_seed(11)
     advance()
     state = json.loads(json.dumps(rng_state()))
-    expected = draw()  # noqa: F821
+    expected = draw()
     set_seed(12)
-    assert draw() != expected  # noqa: F821
+    assert draw() != expected
     set_rng_state(state)
-    assert draw() == expected  # noqa: F821
+    assert draw() == expected
 
 
 def test_continues_bitwise_in_another_process(tmp_path):
     set_seed(13)
     advance()
     (tmp_path / "rng_state.json").write_text(json.dumps(rng_state()))
-    program = DRAW + (
-        "import json, sys\nfrom paddlenlp.trainer.rng import set_rng_state\n"
-        "set_rng_state(json.load(open(sys.argv[1])))\nprint(json.dumps(draw()))\n"
+    program = (
+        "import json, random, sys\nimport numpy as np, paddle\nfrom paddlenlp.trainer.rng import set_rng_state\n"
+        + inspect.getsource(draw)
+        + "\nset_rng_state(json.load(open(sys.argv[1])))\nprint(json.dumps(draw()))\n"
     )
     output = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "rng_state.json")],
@@ -66,7 +65,7 @@ def test_continues_bitwise_in_another_process(tmp_path):
         text=True,
         check=True,
     ).stdout
-    assert json.loads(output.splitlines()[-1]) == draw()  # noqa: F821
+    assert json.loads(output.splitlines()[-1]) == draw()
 
 
 @pytest.mark.parametrize("kind", ["python", "numpy", "paddle"])
@@ -79,11 +78,11 @@ def test_every_generator_is_in_the_state(kind):
 
 def test_same_seed_same_numbers_and_another_seed_others():
     set_seed(15)
-    first = draw()  # noqa: F821
+    first = draw()
     set_seed(15)
-    assert draw() == first  # noqa: F821
+    assert draw() == first
     set_seed(16)
-    assert all(one != other for one, other in zip(draw(), first))  # noqa: F821
+    assert all(one != other for one, other in zip(draw(), first))
 
 
 def test_log_line_of_one_process(monkeypatch):

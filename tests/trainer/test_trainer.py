@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pathlib
 import re
+import signal
 import subprocess
+import sys
+import time
 
 import numpy as np
 import paddle
@@ -14,6 +19,7 @@ import pytest
 from paddlenlp.trainer import Trainer, TrainerCallback
 from paddlenlp.utils.errors import UsageError
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRAIN_KEYS = [
     "loss",
     "learning_rate",
@@ -77,6 +83,19 @@ def test_logged_learning_rate_is_that_of_the_next_update(tiny):
     trainer.train()
     assert used[0] == 0.005 and used[1] == 0.01
     assert [r["learning_rate"] for r in records(trainer)][:-1] == used[1:]
+
+
+def test_own_optimizer_and_schedule_are_used(tiny):
+    from paddlenlp.trainer.optimizer import build_optimizer
+    from paddlenlp.transformers.optimization import get_scheduler
+
+    args = tiny.args()
+    model, schedule = tiny.model(args), get_scheduler("constant", 0.25)
+    optimizer = build_optimizer(model, args, schedule)
+    trainer = tiny.trainer(model=model, optimizers=(optimizer, schedule), save_strategy="no")
+    trainer.train()
+    assert trainer.optimizer is optimizer
+    assert {r["learning_rate"] for r in records(trainer)} == {0.25}
 
 
 def test_loss_is_the_mean_of_the_interval_and_the_last_steps_are_logged(tiny):
@@ -235,8 +254,8 @@ def test_trained_tokens_are_counted(tiny, tokens, log_lines):
 def test_profile_and_memory_lines(tiny, log_lines):
     trainer = tiny.trainer(max_steps=1, skip_profile_timer=False, skip_memory_metrics=False, save_strategy="no")
     trainer.train()
-    number = r"\d+\.\d\d"
-    line = rf"\[Profile global_step: 1\] time \(ms\) \| read-data: {number} \| forward-backward: {number} \| optimizer-step: {number}"
+    parts = [rf"{name}: \d+\.\d\d" for name in ("read-data", "forward-backward", "optimizer-step")]
+    line = r" \| ".join([r"\[Profile global_step: 1\] time \(ms\)", *parts])
     assert any(re.fullmatch(line, text) for text in log_lines())
     assert records(trainer)[0]["cpu_mem_used"] > 50 and records(trainer)[0]["cpu_mem_used_peak"] > 50
 
@@ -351,6 +370,41 @@ def test_training_without_data_or_steps_is_refused(tiny):
 def test_a_dataset_smaller_than_a_step_is_refused_with_drop_last(tiny, tokens):
     with pytest.raises(UsageError, match="3 sample"):
         tiny.trainer(data=tokens(3), gradient_accumulation_steps=2, dataloader_drop_last=True).train()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_data_workers_end_with_a_killed_process():
+    program = """
+import os, time
+from paddlenlp.data import DistributedBatchSampler
+from paddlenlp.trainer.batches import make_loader
+class Data:
+    def __len__(self): return 8
+    def __getitem__(self, i):
+        import numpy
+        return numpy.array([os.getpid()])
+batches = make_loader(Data(), DistributedBatchSampler(8, 2), lambda rows: rows[0], workers=1)
+print(int(next(batches)), flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    assert worker != process.pid and alive(worker)
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not alive(worker):
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent")
+
+
+def alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_metrics_table(tiny, log_lines):

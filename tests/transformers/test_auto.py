@@ -136,6 +136,14 @@ def test_a_folder_comes_before_a_built_in_name(tmp_path, monkeypatch):
     assert AutoConfig.from_pretrained("facebook/llama-7b").hidden_size == 32
 
 
+def test_every_public_name_is_there():
+    import paddlenlp.transformers as rooms
+
+    for package in (rooms, rooms.auto, rooms.llama):
+        for name in package.__all__:
+            assert getattr(package, name).__name__ == name
+
+
 def test_auto_classes_are_not_instantiated():
     from paddlenlp.transformers import AutoModelForCausalLM
 

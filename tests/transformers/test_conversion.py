@@ -196,7 +196,7 @@ def test_pickled_weights_are_refused_with_the_reason(hf, tmp_path, name):
     with pytest.raises(UsageError) as caught:
         LlamaForCausalLM.from_pretrained(tmp_path)
     text = str(caught.value)
-    assert name in text and "a pickle can run any program" in text and "Convert them to safetensors" in text
+    assert name in text and "such a file can run any program" in text and "Convert them to safetensors" in text
 
 
 def test_a_folder_without_weights(hf, tmp_path):

@@ -134,9 +134,11 @@ def test_one_form_replaces_the_other_in_a_folder(model, hf, tmp_path, first):
     model.save_pretrained(tmp_path, save_to_hf=not first)
     assert_equal(AutoModelForCausalLM.from_pretrained(tmp_path), model)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    model.save_pretrained(tmp_path, max_shard_size="2KB", save_to_hf=True)
-    assert not (tmp_path / "model.safetensors").exists()
-    assert_equal(AutoModelForCausalLM.from_pretrained(tmp_path), model)
+    for native_or_hf in (not first, first):
+        other.save_pretrained(tmp_path, save_to_hf=True)
+        model.save_pretrained(tmp_path, max_shard_size="2KB", save_to_hf=native_or_hf)
+        assert not (tmp_path / "model.safetensors").exists()
+        assert_equal(AutoModelForCausalLM.from_pretrained(tmp_path), model)
 
 
 def test_only_the_main_process_writes(model, tmp_path):

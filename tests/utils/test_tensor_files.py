@@ -35,7 +35,9 @@ def same_bits(left, right):
     return left.dtype == right.dtype and left.shape == right.shape and left.numpy().tobytes() == right.numpy().tobytes()
 
 
-def test_bytes_equal_those_of_the_safetensors_library(tmp_path, tensors):
+@pytest.mark.parametrize("name", ["a", "ab", "abc", "中", '"\\ \n'])
+def test_bytes_equal_those_of_the_safetensors_library(tmp_path, tensors, name):
+    tensors = {**tensors, name: paddle.ones([2])}
     write_tensor_file(tmp_path / "ours.safetensors", tensors)
     safetensors.paddle.save_file(tensors, tmp_path / "lib.safetensors", metadata={"format": "np"})
     assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "lib.safetensors").read_bytes()
@@ -77,6 +79,31 @@ def test_reads_files_of_the_library(tmp_path):
     assert files.metadata == {"format": "pt"}
     np.testing.assert_array_equal(files.read("x"), array)
     np.testing.assert_array_equal(files.slice("x", slice(None), slice(1, 3)), array[:, 1:3])
+
+
+@pytest.mark.parametrize("shift", range(1, 8))
+def test_reads_files_whose_data_are_not_aligned(tmp_path, shift):
+    values = np.arange(6, dtype=np.float32)
+    header = json.dumps({"x": {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}}).encode()
+    header += b" " * ((shift - len(header)) % 8)
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + values.tobytes())
+    files = TensorFiles(tmp_path)
+    np.testing.assert_array_equal(files.read("x"), values)
+    np.testing.assert_array_equal(files.tensor("x").numpy(), values)
+    parameter = paddle.create_parameter([6], "float32")
+    parameter.set_value(files["x"])
+    np.testing.assert_array_equal(parameter.numpy(), values)
+
+
+def test_loading_copies_so_that_training_does_not_write_to_the_file(tmp_path):
+    write_tensor_file(tmp_path / "model.safetensors", {"x": np.ones([64], np.float32)})
+    files = TensorFiles(tmp_path)
+    parameter = paddle.create_parameter([64], "float32")
+    parameter.set_value(files["x"])
+    for tensor in (parameter, files.tensor("x")):
+        with paddle.no_grad():
+            tensor.scale_(3.0)
+    assert files.read("x").tolist() == [1.0] * 64
 
 
 def test_a_slice_owns_its_data(tmp_path):

@@ -6,14 +6,16 @@ from typing import Callable, Dict
 
 from paddle import Tensor
 
-from .attention import attention
-from .loss import cross_entropy, head_loss
-from .mlp import swiglu
-from .norm import rms_norm
-from .position import rotate
+from . import attention, loss, mlp, norm, position
 
 
 def kernels() -> Dict[str, Callable[..., Tensor]]:
     """The kernels by the names of `nn/kernels.py`."""
-    chosen = (attention, cross_entropy, head_loss, rms_norm, rotate, swiglu)
-    return {kernel.__name__: kernel for kernel in chosen}
+    return {
+        "attention": attention.attention,
+        "cross_entropy": loss.cross_entropy,
+        "head_loss": loss.head_loss,
+        "rms_norm": norm.rms_norm,
+        "rotate": position.rotate,
+        "swiglu": mlp.swiglu,
+    }

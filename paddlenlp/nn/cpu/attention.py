@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, List, Optional, Tuple
+from itertools import islice
+from typing import Any, List, Optional, Sequence, Tuple
 
 import paddle
 from paddle import Tensor
@@ -11,12 +12,14 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from .. import plain
+from . import threads
 
 BLOCK = 128
 """Queries of a block. Of the s x s scores, s / BLOCK + 1 in 2 s / BLOCK are computed."""
 
 KEPT_BYTES = 64 << 20
-"""Probabilities up to this size are kept for the backward pass; above it they are computed again, so that memory grows as s, not s^2."""
+"""Probabilities up to this size are kept for the backward pass. Above it they are computed again there, so that memory
+grows as s, not as s^2."""
 
 
 def attention(
@@ -38,40 +41,62 @@ def attention(
 
 
 class _CausalAttention(PyLayer):
-    """Query heads that share a key head are stacked as rows of one matrix: [b * hkv, group * rows, d]."""
+    """Inside, heads are [b * hkv, heads that share a key head, s, d], and spread over the threads."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        b, s, h, _ = q.shape
-        groups = k.shape[2]
+        (b, s, h, _), groups = q.shape, k.shape[2]
         keep = b * h * s * (s + BLOCK) * 2 <= KEPT_BYTES
-        k, v, out, queries, kept = _fold(k, groups), _fold(v, groups), [], [], []
-        for start, end in _blocks(s):
-            rows = _fold(q[:, start:end], groups).scale_(scale)
-            p = _probabilities(rows, k[:, :end], end - start)
-            out.append(_unfold(paddle.matmul(p, v[:, :end]), b, end - start))
-            queries.append(rows)
-            kept += [p] if keep else []
-        ctx.scale, ctx.batch = scale, b
-        ctx.save_for_backward(k, v, *queries, *kept)
-        return paddle.concat(out, 1)
+        folded = [_fold(x, groups) for x in (q, k, v)]
+        spans = _spans(b * groups)
+        made = threads.run(lambda span: _forward(*(threads.cut(x, span) for x in folded), scale, keep), spans)
+        ctx.scale, ctx.batch, ctx.spans, ctx.saved = scale, b, spans, [len(saved) for _, saved in made]
+        ctx.save_for_backward(*(x for _, saved in made for x in saved))
+        return _unfold(_joined([out for out, _ in made]), b)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        k, v, *rest = ctx.saved_tensor()
-        spans = _blocks(k.shape[1])
-        queries, kept = rest[: len(spans)], rest[len(spans) :]
-        grads_q, grads_k, grads_v = [], _Sums(), _Sums()
-        for index in reversed(range(len(spans))):
-            start, end = spans[index]
-            rows, keys, values = queries[index], k[:, :end], v[:, :end]
-            p = kept[index] if kept else _probabilities(rows, keys, end - start)
-            g = _fold(grad[:, start:end], k.shape[0] // ctx.batch)
-            grads_v.add(paddle.matmul(p, g, transpose_x=True))
-            scores = paddle._C_ops.softmax_grad(p, paddle.matmul(g, values, transpose_y=True), -1)
-            grads_k.add(paddle.matmul(scores, rows, transpose_x=True))
-            grads_q.append(_unfold(paddle.matmul(scores, keys).scale_(ctx.scale), ctx.batch, end - start))
-        return paddle.concat(grads_q[::-1], 1), _unfold(grads_k.whole(), ctx.batch), _unfold(grads_v.whole(), ctx.batch)
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, ...]:
+        saved = iter(ctx.saved_tensor())
+        grad = _fold(grad, ctx.spans[-1][1] // ctx.batch)
+        parts = [(span, list(islice(saved, count))) for span, count in zip(ctx.spans, ctx.saved)]
+        made = threads.run(lambda part: _backward(threads.cut(grad, part[0]), part[1], ctx.scale), parts)
+        return tuple(_unfold(_joined(grads), ctx.batch) for grads in zip(*made))
+
+
+def _spans(heads: int) -> List[Tuple[int, int]]:
+    """The key heads of each thread; all in one span, whose products use all threads, if they don't divide well."""
+    even = heads % threads.count() == 0 or heads > 4 * threads.count()
+    return threads.spans(heads) if even else [(0, heads)]
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, keep: bool) -> Tuple[Tensor, List[Tensor]]:
+    """The output, and what `_backward` needs: keys, values, blocks of queries and, if `keep`, of probabilities."""
+    k, v, out, queries, kept = k.squeeze(1), v.squeeze(1), [], [], []
+    for start, end in _blocks(k.shape[1]):
+        rows = paddle.scale(_stacked(q, start, end), scale)  # not in place: the slice may be a view of q
+        p = _probabilities(rows, k[:, :end], end - start)
+        out.append(_unstacked(paddle.matmul(p, v[:, :end]), end - start))
+        queries.append(rows)
+        kept += [p] if keep else []
+    return _joined(out, 2), [k, v, *queries, *kept]
+
+
+def _backward(grad: Tensor, saved: List[Tensor], scale: float) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    k, v, *rest = saved
+    blocks = _blocks(k.shape[1])
+    queries, kept = rest[: len(blocks)], rest[len(blocks) :]
+    grads_q, grads_k, grads_v = [], _Sums(), _Sums()
+    for index in reversed(range(len(blocks))):
+        start, end = blocks[index]
+        rows, keys, values = queries[index], k[:, :end], v[:, :end]
+        p = kept[index] if kept else _probabilities(rows, keys, end - start)
+        g = _stacked(grad, start, end)
+        grads_v.add(paddle.matmul(p, g, transpose_x=True))
+        scores = paddle._C_ops.softmax_grad(p, paddle.matmul(g, values, transpose_y=True), -1)
+        grads_k.add(paddle.matmul(scores, rows, transpose_x=True))
+        grads_q.append(_unstacked(paddle.matmul(scores, keys).scale_(scale), end - start))
+    return _joined(grads_q[::-1], 2), grads_k.whole().unsqueeze(1), grads_v.whole().unsqueeze(1)
 
 
 class _Sums:
@@ -90,25 +115,36 @@ class _Sums:
             self.parts = parts
 
     def whole(self) -> Tensor:
-        return paddle.concat(self.parts, 1)
+        return _joined(self.parts, 1)
 
 
 def _blocks(length: int) -> List[Tuple[int, int]]:
     return [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
 
 
+def _joined(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
+    return paddle.concat(parts, axis) if len(parts) > 1 else parts[0]
+
+
 def _fold(x: Tensor, groups: int) -> Tensor:
-    """[b, rows, h, d] -> [b * groups, h / groups * rows, d]."""
-    b, rows, h, d = x.shape
-    if h == groups:
-        return x.transpose([0, 2, 1, 3]).reshape([b * h, rows, d])
-    return x.reshape([b, rows, groups, h // groups, d]).transpose([0, 2, 3, 1, 4]).reshape([b * groups, -1, d])
+    """[b, s, h, d] -> [b * groups, h / groups, s, d]."""
+    b, s, h, d = x.shape
+    return x.transpose([0, 2, 1, 3]).reshape([b * groups, h // groups, s, d])
 
 
-def _unfold(x: Tensor, batch: int, rows: Optional[int] = None) -> Tensor:
-    """[b * groups, h / groups * rows, d] -> [b, rows, h, d]."""
-    rows = x.shape[1] if rows is None else rows
-    return x.reshape([batch, -1, rows, x.shape[-1]]).transpose([0, 2, 1, 3])
+def _unfold(x: Tensor, batch: int) -> Tensor:
+    """[b * groups, h / groups, s, d] -> [b, s, h, d]."""
+    return x.reshape([batch, -1, *x.shape[2:]]).transpose([0, 2, 1, 3])
+
+
+def _stacked(x: Tensor, start: int, end: int) -> Tensor:
+    """A block of positions of all query heads of a key head as rows of one matrix: [n, heads * rows, d]."""
+    return x[:, :, start:end].reshape([x.shape[0], -1, x.shape[-1]])
+
+
+def _unstacked(x: Tensor, rows: int) -> Tensor:
+    """[n, heads * rows, d] -> [n, heads, rows, d]."""
+    return x.reshape([x.shape[0], -1, rows, x.shape[-1]])
 
 
 def _probabilities(rows: Tensor, keys: Tensor, count: int) -> Tensor:

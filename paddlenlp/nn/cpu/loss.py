@@ -10,12 +10,14 @@ from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
 from .. import plain
+from . import threads
 
 ROWS = 512
 """Rows of logits in memory at a time."""
 
 SMALLEST = 1e-27
-"""Paddle's softmax on a CPU gives no less than exp(-64), about 1.6e-28, times the greatest; what is near it is taken again exactly."""
+"""Paddle's softmax on a CPU gives no less than exp(-64), about 1.6e-28, times the greatest: the loss of a probability
+below this is computed again without it."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -28,7 +30,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False) -> Tensor:
-    """Sum over labels [t] other than -100 of the cross entropy of x [t, h] times weight [h, v] ([v, h] with `transpose`)."""
+    """Sum of the cross entropies of x [t, h] times weight [h, v] ([v, h] with `transpose`) at labels [t] but -100."""
     x, weight = x.astype("float32"), weight.astype("float32")
     kept = labels != plain.IGNORED
     if not bool(kept.all()):
@@ -42,7 +44,10 @@ def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False
 
 
 class _HeadLoss(PyLayer):
-    """The backward pass only scales: a block's probabilities become its gradients while they are in memory."""
+    """A block's probabilities become gradients while they are in memory.
+
+    The backward pass only scales them, in place, since Paddle can't run that of a PyLayer twice.
+    """
 
     @staticmethod
     def forward(
@@ -59,22 +64,22 @@ class _HeadLoss(PyLayer):
                 part = paddle.matmul(*((p, rows) if transpose else (rows, p)), transpose_x=True)
                 grad_weight = part if grad_weight is None else grad_weight.add_(part)
         ctx.wanted = wanted_x, wanted_weight
-        ctx.save_for_backward(
-            *([paddle.concat(grads_x)] if wanted_x else []), *([grad_weight] if wanted_weight else [])
-        )
+        made = [paddle.concat(grads_x)] if wanted_x else []
+        ctx.save_for_backward(*made, *([grad_weight] if wanted_weight else []))
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor], None]:
         factor = float(grad)
-        made: List[Tensor] = [y if factor == 1.0 else paddle.scale(y, factor) for y in ctx.saved_tensor()]
+        made: List[Tensor] = [y if factor == 1.0 else y.scale_(factor) for y in ctx.saved_tensor()]
         wanted_x, wanted_weight = ctx.wanted
         return made[0] if wanted_x else None, made[-1] if wanted_weight else None, None
 
 
 def _probabilities(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool) -> Tuple[Tensor, Tensor]:
     """softmax(logits) less 1 at each row's label, which is the gradient of its loss; and the sum of losses."""
-    p = F.softmax_(paddle.matmul(x, weight, transpose_y=transpose), -1)
+    p = paddle.matmul(x, weight, transpose_y=transpose)
+    threads.run(lambda span: F.softmax_(threads.cut(p, span), -1), threads.spans(p.shape[0]))
     where = paddle.stack([paddle.arange(x.shape[0], dtype=labels.dtype), labels], -1)
     chosen = paddle.gather_nd(p, where)
     p.put_along_axis_(labels.unsqueeze(-1), chosen.unsqueeze(-1) - 1.0, 1)
@@ -82,7 +87,6 @@ def _probabilities(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool) -
     if not bool(clipped.any()):
         return p, -paddle.log(chosen).sum()
     rows = paddle.nonzero(clipped).reshape([-1])
-    exact = plain.cross_entropy(
-        paddle.matmul(paddle.gather(x, rows), weight, transpose_y=transpose), paddle.gather(labels, rows)
-    )
+    logits = paddle.matmul(paddle.gather(x, rows), weight, transpose_y=transpose)
+    exact = plain.cross_entropy(logits, paddle.gather(labels, rows))
     return p, exact.sum() - paddle.log(paddle.where(clipped, paddle.ones_like(chosen), chosen)).sum()

@@ -44,8 +44,5 @@ class _Rotate(PyLayer):
     def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensor()
         flat = [grad.shape[0], -1]
-        return (
-            (grad.reshape(flat) * cos).subtract_(_swap(grad).reshape(flat).multiply_(sin)).reshape(grad.shape),
-            None,
-            None,
-        )
+        grad_x = (grad.reshape(flat) * cos).subtract_(_swap(grad).reshape(flat).multiply_(sin))
+        return grad_x.reshape(grad.shape), None, None

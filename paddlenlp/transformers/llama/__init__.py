@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_module(
     __name__,
     {
         "LlamaConfig": "configuration",
+        "LlamaDecoderLayer": "modeling",
         "LlamaModel": "modeling",
         "LlamaForCausalLM": "modeling",
         "LlamaForCausalLMPipe": "modeling",

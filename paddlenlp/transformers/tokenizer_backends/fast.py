@@ -36,7 +36,8 @@ class FastBackend(Backend):
         """Byte-level BPE from vocab.json and merges.txt, the words cut as `family` says."""
         vocab = json.loads(files["vocab.json"])
         lines = files["merges.txt"].decode("utf-8").split("\n")
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        pairs = (line.split(" ") for line in lines if line and not line.startswith("#version"))
+        merges = [(first, second) for first, second in pairs]
         made = Tokenizer(models.BPE(vocab, merges))
         if family.normalize:
             made.normalizer = getattr(normalizers, family.normalize)()
@@ -100,7 +101,7 @@ def _drop_prefix(node: Any) -> Any:
         return [_drop_prefix(item) for item in node if not (isinstance(item, dict) and item.get("type") == "Prepend")]
     if not isinstance(node, dict):
         return node
-    changed = {"add_prefix_space": False} if "add_prefix_space" in node else {}
+    changed: Dict[str, Any] = {"add_prefix_space": False} if "add_prefix_space" in node else {}
     if node.get("type") == "Metaspace":
         changed = {"prepend_scheme": "never"}
     kept = {key: value for key, value in node.items() if key in ("model", "added_tokens", "decoder")}

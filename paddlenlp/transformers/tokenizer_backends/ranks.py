@@ -44,7 +44,7 @@ class RanksBackend(Backend):
 
     def encode_batch(self, texts: Sequence[str], continued: bool = False) -> List[List[int]]:
         if self._normalize:
-            texts = [unicodedata.normalize(self._normalize, text) for text in texts]
+            texts = [unicodedata.normalize(self._normalize, text) for text in texts]  # type: ignore[arg-type]
         parts = [_cut(text) for text in texts]
         flat = [part for found in parts for part in found]
         if self._plain_special:

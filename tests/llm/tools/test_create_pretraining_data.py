@@ -1,0 +1,196 @@
+"""llm/tools/create_pretraining_data.py"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from paddlenlp.data import MMapIndexedDataset, read_sidecar
+from paddlenlp.transformers.auto.tokenizer import AutoTokenizer
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def make(create_pretraining_data, tokenizer_dir, tmp_path):
+    """make(input, *options) -> (exit code, prefix)."""
+
+    def run(source, *options, prefix=tmp_path / "out" / "data", tokenizer=("--tokenizer_name_or_path", tokenizer_dir)):
+        words = ["--input_path", source, "--output_prefix", prefix, "--workers", "1", *tokenizer, *options]
+        return create_pretraining_data([str(word) for word in words]), str(prefix)
+
+    return run
+
+
+def documents(prefix):
+    """Ids of each sequence, and the bounds of the documents."""
+    data = MMapIndexedDataset(prefix)
+    return [data.get(i).tolist() for i in range(len(data))], np.asarray(data.doc_idx).tolist()
+
+
+def test_every_document_in_order(make, corpus, texts, tokenizer_dir, capsys):
+    code, prefix = make(corpus, "--append_eos")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    found, bounds = documents(prefix)
+    assert code == 0 and bounds == list(range(701))
+    assert found == [[*tokenizer.encode_ids(text), tokenizer.eos_token_id] for text in texts]
+    total = sum(map(len, found))
+    facts = read_sidecar(prefix)
+    assert facts["tokenizer_sha256"] == tokenizer.fingerprint() and facts["vocab_size"] == 340
+    assert (facts["documents"], facts["tokens"], facts["bin_bytes"]) == (700, total, 2 * total)
+    assert facts["max_token_id"] == max(map(max, found)) and facts["command"]
+    out, err = capsys.readouterr()
+    assert f"Total documents num: 700\nTotal tokens num: {total}\n" in out and "Total sentences num: 700" in out
+    assert f"Average tokens per sentence: {total / 700:.2f}" in out and "[start] datetime: " in out
+    assert "passed over: LICENSE" in err
+
+
+def test_workers_give_the_same_files(make, corpus, tmp_path):
+    _, one = make(corpus, "--append_eos")
+    _, two = make(corpus, "--append_eos", "--workers", "2", prefix=tmp_path / "two")
+    for suffix in (".bin", ".idx"):
+        assert Path(one + suffix).read_bytes() == Path(two + suffix).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.json", "a.txt.gz"])
+def test_kinds_of_input(make, corpus, texts, tmp_path, name):
+    some = texts[:300]
+    if name == "a.json":
+        content = json.dumps([{"text": text} for text in some]).encode()
+    elif ".txt" in name:
+        content = "\n\n\n".join(some).encode()
+    else:
+        content = b"\n".join(json.dumps({"text": text}).encode() for text in some)
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(os.path.splitext(name)[1], bytes)
+    (tmp_path / name).write_bytes(pack(content))
+    _, prefix = make(tmp_path / name)
+    _, expected = make(corpus, "--max_doc_num", "300", prefix=tmp_path / "expected")
+    assert Path(prefix + ".bin").read_bytes() == Path(expected + ".bin").read_bytes()
+
+
+def test_text_options(make, tmp_path, tokenizer_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"body": "The fox. A dog-----!", "text": "other"}))
+    assert documents(make(path, "--json_key", "body")[1])[0] == [tokenizer.encode_ids("The fox. A dog-----!")]
+    found = documents(make(path, "--json_key", "body", "--split_sentences", "--max_repeated_len", "3")[1])
+    assert found == ([tokenizer.encode_ids("The fox."), tokenizer.encode_ids("A dog-!")], [0, 2])
+    text = tmp_path / "a.txt"
+    text.write_text("one\ntwo\n%%\nthree")
+    assert documents(make(text, "--doc_spliter", "%%")[1])[0] == [
+        tokenizer.encode_ids(t) for t in ("one\ntwo", "three")
+    ]
+    assert len(documents(make(text, "--split_sentences", "--chinese")[1])[0]) == 4
+    text.write_text("学而 时习之")
+    split = ["--cn_whole_word_segment", "--cn_splited"]
+    words = [i for word in ("学而", "时习之") for i in tokenizer.encode_ids(word)]
+    assert documents(make(text, *split)[1])[0] == [words]
+    assert documents(make(text, *split, "--cn_split_dimer", "x")[1])[0] == [tokenizer.encode_ids("学而 时习之")]
+
+
+@pytest.mark.parametrize("option", ["--model_name_or_path", "--model_name", "--tokenizer_name"])
+def test_other_names_of_the_tokenizer(make, corpus, tokenizer_dir, option):
+    assert make(corpus, "--max_doc_num", "2", tokenizer=(option, tokenizer_dir))[0] == 0
+    both = ("--model_name", tokenizer_dir, "--tokenizer_name", "LlamaTokenizer")
+    assert make(corpus, "--max_doc_num", "2", tokenizer=both)[0] == 0
+
+
+def test_progress_lines(make, corpus, capsys):
+    make(corpus, "--log_interval", "300")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Processed ")]
+    assert len(lines) == 2 and "tokens/s" in lines[0]
+
+
+def test_bad_lines_are_reported_and_counted(make, tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "one"}\n{"text": "two"\n\n{"no": 1}\n{"text": "three"}\n')
+    code, prefix = make(path)
+    out, err = capsys.readouterr()
+    assert code == 0 and len(documents(prefix)[0]) == 2
+    assert f"{path}:2: not JSON" in err and f"{path}:4: no key 'text'" in err
+    assert "could not be read: 2" in out
+
+
+def test_bad_line_can_stop_the_run(make, tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "one"}\n{"text": "two"\n')
+    code, prefix = make(path, "--on_error", "stop")
+    assert code == 2 and f"{path}:2: not JSON" in capsys.readouterr().err
+    assert list(Path(prefix).parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"[1]\n[2]", [], "all 2 records were bad, the first"),
+        (b'{"text": "  "}', [], "no documents with text in"),
+        (b'{"text": "x"}', ["--data_impl", "lazy"], "use mmap"),
+        (b'{"text": "x"}', ["--workers", "0"], "--workers is 0; expected at least 1"),
+        (b'{"text": "x"}', ["--max_doc_num", "0"], "--max_doc_num is 0"),
+        (b'{"text": "x"}', ["--cn_whole_word_segment", "--cn_seg_func", "lac"], "'lac' is not offered"),
+        (b'{"text": "x"}', ["--input_path", "absent.jsonl"], "absent.jsonl: no such file"),
+    ],
+)
+def test_errors(make, tmp_path, capsys, content, options, message):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    code, prefix = make(tmp_path / "a.jsonl", *options)
+    err = capsys.readouterr().err
+    assert code == 2 and message in err and "Traceback" not in err
+    assert not Path(prefix).parent.exists() or list(Path(prefix).parent.iterdir()) == []
+
+
+def test_nowhere_to_write(make, corpus, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert make(corpus, prefix=tmp_path / "file" / "data")[0] == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_no_tokenizer(make, corpus, tmp_path, capsys):
+    assert make(corpus, tokenizer=())[0] == 2
+    assert "--tokenizer_name_or_path" in capsys.readouterr().err
+    assert make(corpus, tokenizer=("--tokenizer_name_or_path", tmp_path))[0] == 2
+    assert "no tokenizer here" in capsys.readouterr().err
+
+
+def test_from_a_clone_without_paddle(corpus, tokenizer_dir, tmp_path):
+    """The command runs anywhere without an installed package, two processes included, and never imports Paddle."""
+    (tmp_path / "paddle.py").write_text("raise RuntimeError('Paddle was imported')")
+    tool = ROOT / "llm" / "tools" / "create_pretraining_data.py"
+    words = [
+        "--input_path",
+        corpus,
+        "--tokenizer_name_or_path",
+        tokenizer_dir,
+        "--output_prefix",
+        "data",
+        "--workers",
+        "2",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, str(tool), *map(str, words)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(documents(str(tmp_path / "data"))[0]) == 700
+
+
+def test_the_corpus_that_is_shipped():
+    """Each file has documents of text in its language, and the licences lie beside them."""
+    folder = ROOT / "llm" / "corpus"
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            found = [json.loads(line)["text"] for line in file]
+        chinese = sum("\u4e00" <= character <= "\u9fff" for text in found[:50] for character in text)
+        assert len(found) > 400 and min(map(len, found)) >= 100
+        assert (chinese > 0.5 * sum(map(len, found[:50]))) == ("-zh" in path.name)
+    assert len(list(folder.glob("*.jsonl.gz"))) == 3
+    assert "MIT" in (folder / "LICENSE.classics").read_text()
+    assert "Python Software Foundation" in (folder / "LICENSE.python-docs").read_text(encoding="utf-8")
