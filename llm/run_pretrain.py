@@ -137,7 +137,8 @@ def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
     from paddlenlp.utils.cpu_tuning import apply_cpu_tuning
 
     if args.cpu_tuning:
-        logger.info(f"CPU tuning (turn off with --cpu_tuning false): {'; '.join(apply_cpu_tuning()) or 'nothing to set'}")
+        done = "; ".join(apply_cpu_tuning()) or "nothing to set"
+        logger.info(f"CPU tuning (turn off with --cpu_tuning false): {done}")
     import paddle
 
     paddle.set_device(resolve_device(args, parser.origins))
@@ -190,7 +191,9 @@ def log_samples(datasets: Dict[str, Any], args: PreTrainingArguments, tokenizer:
             logger.info(f"Sample data for {name} mode. {start!r} ...")
 
 
-def build_trainer(model: Any, args: PreTrainingArguments, datasets: Dict[str, Any], tokenizer: Any, record: Path) -> Any:
+def build_trainer(
+    model: Any, args: PreTrainingArguments, datasets: Dict[str, Any], tokenizer: Any, record: Path
+) -> Trainer:
     from paddlenlp.trainer import Trainer
 
     return Trainer(
@@ -216,7 +219,7 @@ def train(trainer: Trainer, args: PreTrainingArguments, seq_length: int) -> None
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    print_speed(result, args, seq_length)
+    print_speed(result, seq_length)
 
 
 def predict(trainer: Trainer, dataset: Any) -> None:
@@ -225,19 +228,18 @@ def predict(trainer: Trainer, dataset: Any) -> None:
     trainer.save_metrics("test", metrics)
 
 
-def print_speed(result: TrainOutput, args: PreTrainingArguments, seq_length: int) -> None:
+def print_speed(result: TrainOutput, seq_length: int) -> None:
     """The reference's two closing lines."""
-    runtime = result.metrics.get("train_runtime")
-    if runtime:
-        speed = args.samples_per_step * args.effective_max_steps * seq_length / runtime
-        print(f"Effective Tokens per second: {speed:.2f}\nips: {speed:.2f} tokens/s", flush=True)
+    speed = result.metrics.get("train_samples_per_second", 0.0) * seq_length
+    print(f"Effective Tokens per second: {speed:.2f}\nips: {speed:.2f} tokens/s", flush=True)
 
 
 def log_whereabouts(args: PreTrainingArguments) -> None:
+    curves = f" Curves: visualdl --logdir {args.effective_logging_dir}." if "visualdl" in args.reporters else ""
     logger.info(
-        f"Done. Everything is in {args.output_dir}: weights and tokenizer (load them with AutoModelForCausalLM."
-        f"from_pretrained), checkpoint-*/, metrics.jsonl, all_results.json, {RECORD}. Curves: visualdl --logdir "
-        f"{args.effective_logging_dir}. To train longer raise --max_steps and run again: it goes on from the last checkpoint."
+        f"Done. Everything is in {args.output_dir}: the trained model and its tokenizer (AutoModelForCausalLM."
+        f"from_pretrained loads them), checkpoint-*/, metrics.jsonl, all_results.json, {RECORD}.{curves} To train "
+        "longer raise --max_steps and run again: it goes on from the last checkpoint."
     )
 
 

@@ -12,7 +12,7 @@ import json
 import random
 import re
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List
 
 LONGEST = {"en": 6000, "zh": 1500}  # characters of one document; longer pages are cut between paragraphs
 SHORTEST = 100
@@ -115,31 +115,26 @@ def cut(pieces: Iterable[str]) -> Iterator[str]:
         yield from group(piece.split("\n"), "zh", "\n") if len(piece) > LONGEST["zh"] else [piece]
 
 
-def write(path: Path, documents: Iterable[str]) -> None:
+def write(path: Path, sources: Dict[str, Iterable[str]]) -> None:
     """A gzip of JSON lines in an order drawn from a fixed seed, so that any part of the file is like the rest."""
-    texts = sorted(set(documents))
-    random.Random(0).shuffle(texts)
-    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    rows = sorted({(text, source) for source, texts in sources.items() for text in texts})
+    random.Random(0).shuffle(rows)
+    lines = "".join(json.dumps({"text": text, "source": source}, ensure_ascii=False) + "\n" for text, source in rows)
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as out:
         out.write(lines.encode())
-    print(
-        f"{path}: {len(texts)} documents, {len(lines.encode()) / 1e6:.2f} MB, {path.stat().st_size / 1e6:.2f} MB packed"
-    )
+    packed = path.stat().st_size
+    print(f"{path}: {len(rows)} documents, {len(lines.encode()) / 1e6:.2f} MB, {packed / 1e6:.2f} MB packed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bible", type=Path, help="text written by the command above")
-    parser.add_argument("--python_docs", type=Path, help="folder of the manual's .rst.txt sources")
-    parser.add_argument("--poetry", type=Path, help="`dist` folder of the chinese-poetry package")
-    parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--bible", type=Path, required=True, help="text written by the command above")
+    parser.add_argument("--python_docs", type=Path, required=True, help="folder of the manual's .rst.txt sources")
+    parser.add_argument("--poetry", type=Path, required=True, help="`dist` folder of the chinese-poetry package")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("corpus.jsonl.gz"))
     args = parser.parse_args()
-    if args.bible:
-        write(args.output_dir / "bible-en.jsonl.gz", bible(args.bible))
-    if args.python_docs:
-        write(args.output_dir / "python-docs-en.jsonl.gz", python_docs(args.python_docs))
-    if args.poetry:
-        write(args.output_dir / "classics-zh.jsonl.gz", chinese(args.poetry))
+    docs, classics = python_docs(args.python_docs), chinese(args.poetry)
+    write(args.output, {"bible": bible(args.bible), "python_docs": docs, "classics": classics})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Random generators of Python, NumPy and Paddle: seeding, and their states as JSON.
 
-A state is plain numbers and text, so that it can be stored without pickle, and continues bitwise in another process.
+A state is plain numbers and text, so that no code is stored, and continues bitwise in another process.
 """
 
 from __future__ import annotations

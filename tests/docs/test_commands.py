@@ -1,7 +1,7 @@
 """Every command of the README and of docs/ runs, in the order in which a reader would run it.
 
-Blocks fenced as `bash` are executed, file by file, in one copy of the tree. What can't run in a test (it needs GPUs, say)
-is fenced as `text` under a comment `<!-- not run: reason -->`. The Chinese twins must hold the same commands.
+Blocks fenced as `bash` are executed, file by file, in one copy of the tree. What can't run in a test (it needs GPUs,
+say) is fenced as `text` under a comment `<!-- not run: reason -->`. The Chinese twins must hold the same commands.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FENCE = re.compile(r"(?P<before>[^\n]*)\n+```(?P<kind>\w*)\n(?P<body>.*?)```", re.S)
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 ENGLISH = [page for page in PAGES if not page.stem.endswith("_zh")]
 TWINS = [page for page in ENGLISH if page.with_name(f"{page.stem}_zh.md").exists()]
 
-# Long work is shortened, and what this very test run is part of is only planned (make -n).
-SHORTER = [
-    (r"pretrain_argument_tiny\.json", "pretrain_argument_tiny.json --max_steps 4 --eval_steps 2 --save_steps 2 --logging_steps 1 "
-     "--eval_iters 1 --test_iters 1 --sample_max_new_tokens 4 --per_device_train_batch_size 2"),
-    (r"make (test|lint|format|wheel|docs)", r"make -n \1"),
+# A few small steps instead of minutes of training.
+FEW_STEPS = (
+    "--max_steps 4 --eval_steps 2 --save_steps 2 --logging_steps 1 --eval_iters 1 --test_iters 1 "
+    "--sample_max_new_tokens 4 --per_device_train_batch_size 2 --per_device_eval_batch_size 2"
+)
+# What this very test run is part of is only planned (make -n).
+INSTEAD = [
+    (r"pretrain_argument_tiny\.json", f"pretrain_argument_tiny.json {FEW_STEPS}"),
+    (r"make (test|lint|format|docs)\b", r"make -n \1"),
     (r"\bpython3 -m venv", f"{sys.executable} -m venv"),
 ]
-MAKE_FLAGS = SHORTER[0][1].split(" ", 1)[1]
 
 
 def blocks(page: Path) -> List[str]:
@@ -38,7 +41,7 @@ def blocks(page: Path) -> List[str]:
 
 
 def shorter(block: str) -> str:
-    for pattern, replacement in SHORTER:
+    for pattern, replacement in INSTEAD:
         block = re.sub(pattern, replacement, block)
     return block
 
@@ -47,11 +50,12 @@ def shorter(block: str) -> str:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree, with an environment that `make` takes for finished."""
     top = tmp_path_factory.mktemp("clone")
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, top / name)
-    environment = top.parent / f"{top.name}-venv"
+    environment = environment_of(top)
     environment.mkdir()
     for part in ("bin", "lib", "lib64", "include"):
         if (Path(sys.prefix) / part).exists():
@@ -62,14 +66,17 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
+def environment_of(clone: Path) -> Path:
+    return clone.with_name(f"{clone.name}-venv")
+
+
 @pytest.mark.parametrize("page", ENGLISH, ids=lambda page: page.name)
 def test_commands_run(page: Path, clone: Path) -> None:
-    environment = dict(
-        os.environ, VENV=str(clone.parent / f"{clone.name}-venv"), FLAGS=MAKE_FLAGS, OMP_NUM_THREADS="1",
-        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {**os.environ, "VENV": str(environment_of(clone)), "FLAGS": FEW_STEPS, "PATH": path}
     for block in blocks(page):
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", shorter(block)], cwd=clone, env=environment, capture_output=True, text=True)
+        command = ["bash", "-euo", "pipefail", "-c", shorter(block)]
+        done = subprocess.run(command, cwd=clone, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, f"{page.name}:\n{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
@@ -83,8 +90,8 @@ def test_twin_has_the_same_commands(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_does_not_run_says_why(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for match in FENCE.finditer(text):
-        assert match["kind"] not in ("sh", "shell", "console"), f"{page.name}: fence commands as bash, or as text with a reason"
+    for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+        assert match["kind"] not in ("sh", "shell", "console"), f"{page.name}: fence commands as bash or text"
         if match["kind"] == "text" and re.search(r"^\s*(python|make|pip)", match["body"], re.M):
-            assert match["before"].startswith("<!-- not run:"), f"{page.name}: say why this does not run:\n{match['body']}"
+            reason = match["before"].startswith("<!-- not run:")
+            assert reason, f"{page.name}: say why this does not run:\n{match['body']}"
