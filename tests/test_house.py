@@ -13,13 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(p for room in ("paddlenlp", "llm") for p in (ROOT / room).rglob("*.py"))
 ALL_PYTHON = SOURCES + sorted(p for room in ("benchmarks", "tests") for p in (ROOT / room).rglob("*.py"))
-FAMILY_ROOMS = [path.parent for path in (ROOT / "paddlenlp/transformers").glob("*/modeling.py") if path.parent.name != "auto"]
-FAMILIES = sorted(path for room in FAMILY_ROOMS for path in room.glob("*.py"))
-    p
-    for m in (ROOT / "paddlenlp/transformers").glob("*/modeling.py")
-    if m.parent.name != "auto"
-    for p in m.parent.glob("*.py")
-)
+ROOMS = [path.parent for path in (ROOT / "paddlenlp/transformers").glob("*/modeling.py")]
+FAMILIES = sorted(path for room in ROOMS if room.name != "auto" for path in room.glob("*.py"))
 
 MAX_FILE, MAX_FUNCTION, MAX_INIT = 400, 60, 40
 MODELING = range(16, 111)
