@@ -42,7 +42,7 @@ def run(python: str, script: str, args: argparse.Namespace, variables: Dict[str,
     """One measurement in a process of its own."""
     command = [python, str(HERE / script), "--shape", args.shape, "--steps", str(args.steps)]
     command += ["--threads", str(args.threads), "--work", str(args.work)]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **variables}
+    environment = {**os.environ, **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:

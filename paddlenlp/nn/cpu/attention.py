@@ -49,7 +49,7 @@ class _CausalAttention(PyLayer):
         keep = b * h * s * (s + BLOCK) * 2 <= KEPT_BYTES
         folded = [_fold(x, groups) for x in (q, k, v)]
         spans = _spans(b * groups)
-        made = threads.run(lambda span: _forward(*(threads.cut(x, span) for x in folded), scale, keep), spans)
+        made = threads.run(lambda span: _forward([threads.cut(x, span) for x in folded], scale, keep), spans)
         ctx.scale, ctx.batch, ctx.spans, ctx.saved = scale, b, spans, [len(saved) for _, saved in made]
         ctx.save_for_backward(*(x for _, saved in made for x in saved))
         return _unfold(_joined([out for out, _ in made]), b)
@@ -69,8 +69,9 @@ def _spans(heads: int) -> List[Tuple[int, int]]:
     return threads.spans(heads) if even else [(0, heads)]
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, keep: bool) -> Tuple[Tensor, List[Tensor]]:
+def _forward(folded: List[Tensor], scale: float, keep: bool) -> Tuple[Tensor, List[Tensor]]:
     """The output, and what `_backward` needs: keys, values, blocks of queries and, if `keep`, of probabilities."""
+    q, k, v = folded
     k, v, out, queries, kept = k.squeeze(1), v.squeeze(1), [], [], []
     for start, end in _blocks(k.shape[1]):
         rows = paddle.scale(_stacked(q, start, end), scale)  # not in place: the slice may be a view of q

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Tuple
 
 import paddle
 from paddle import Tensor
@@ -69,7 +69,7 @@ class _HeadLoss(PyLayer):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor], None]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
         factor = float(grad)
         made: List[Tensor] = [y if factor == 1.0 else y.scale_(factor) for y in ctx.saved_tensor()]
         wanted_x, wanted_weight = ctx.wanted

@@ -41,7 +41,7 @@ class _Rotate(PyLayer):
         return (x.reshape(flat) * cos).add_(_swap(x).reshape(flat).multiply_(sin)).reshape(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
         cos, sin = ctx.saved_tensor()
         flat = [grad.shape[0], -1]
         grad_x = (grad.reshape(flat) * cos).subtract_(_swap(grad).reshape(flat).multiply_(sin))
