@@ -149,10 +149,14 @@ def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
 
 
 def build_model(model_args: ModelArguments, args: PreTrainingArguments, config: Any) -> Any:
-    from paddlenlp.nn import configure_run
+    from paddlenlp.nn import configure_run, kernels
+    from paddlenlp.parallel import init_topology
     from paddlenlp.transformers import AutoModelForCausalLM, AutoModelForCausalLMPipe
 
-    configure_run(args)
+    init_topology(args)
+    configure_run(args, model_args)
+    for line in kernels.report():
+        logger.info(line)
     print("Final pre-training config:", config, flush=True)
     auto = AutoModelForCausalLMPipe if args.pipeline_parallel_degree > 1 else AutoModelForCausalLM
     if model_args.continue_training and not args.autotuner_benchmark:

@@ -34,14 +34,15 @@ _at_once: bool = False
 _report: List[str] = []
 
 
-def configure(args: Optional[Any] = None) -> None:
+def configure(*arguments: Any) -> None:
     """Choose the kernels of this run for the device Paddle computes on: once, before the model is built.
 
     Args:
-        args: has the flags of FLAGS as attributes (TrainingArguments); a flag it lacks is off. None: all are off.
+        arguments: objects that may have the flags of FLAGS as attributes (TrainingArguments, ModelArguments); a flag
+            that none of them has is off.
     """
     global _at_once
-    asked = [flag for flag in FLAGS if getattr(args, flag, False)]
+    asked = [flag for flag in FLAGS if any(getattr(holder, flag, False) for holder in arguments)]
     _at_once = paddle.get_device().startswith("cpu")
     faster, reasons = _of_cpu() if _at_once else _of_gpu(asked)
     _chosen.clear()

@@ -13,9 +13,13 @@ from .precision import DType, Precision, set_precision
 from .recompute import RecomputePolicy, set_recompute
 
 
-def configure_run(args: Any) -> None:
-    """Set precision, recompute, kernels and the seed of initial weights from `args` (TrainingArguments): once, before
-    the model is built."""
+def configure_run(args: Any, model_args: Any = None) -> None:
+    """Set precision, recompute, kernels and the seed of initial weights: once, before the model is built.
+
+    Args:
+        args: TrainingArguments.
+        model_args: ModelArguments, which also ask for kernels.
+    """
     set_precision(precision_of(args))
     set_recompute(
         RecomputePolicy(
@@ -27,7 +31,7 @@ def configure_run(args: Any) -> None:
         )
     )
     set_init_seed(args.seed)
-    kernels.configure(args)
+    kernels.configure(args, model_args)
 
 
 def precision_of(args: Any) -> Precision:

@@ -241,6 +241,8 @@ def rotate(output_dir: PathLike, limit: Optional[int], keep: Iterable[Optional[P
 
 def checkpoint_folders(output_dir: PathLike) -> List[Path]:
     """Folders named checkpoint-<step> in `output_dir`, whole or not, by step."""
+    if not Path(output_dir).is_dir():
+        return []
     found = {path: _FOLDER.fullmatch(path.name) for path in Path(output_dir).iterdir() if path.is_dir()}
     return sorted((path for path, match in found.items() if match), key=lambda path: int(path.name.split("-")[1]))
 

@@ -8,7 +8,14 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 from paddlenlp.trainer import snapshot
 from paddlenlp.trainer.best import is_better
-from paddlenlp.trainer.checkpoint import rotate, save_checkpoint
+from paddlenlp.trainer.checkpoint import (
+    check_free_space,
+    checkpoint_bytes,
+    checkpoint_folders,
+    remove_checkpoint,
+    rotate,
+    save_checkpoint,
+)
 from paddlenlp.trainer.state import TrainerState
 from paddlenlp.transformers.export import GENERATION_CONFIG, generation_config
 from paddlenlp.utils.files import atomic_write_json
@@ -36,8 +43,25 @@ class CheckpointKeeper:
     def begin(self, resumed: Optional[Path]) -> None:
         """A run begins, from checkpoint `resumed` or anew; in the latter case the checkpoints that lie here are another
         run's, and go when this one has written its first."""
+        here = checkpoint_folders(self.args.output_dir)
         self.last = resumed
-        self.stale = snapshot.checkpoint_folders(self.args.output_dir) if resumed is None else []
+        self.stale = here if resumed is None else []
+        later = [] if resumed is None else [path.name for path in here if _step(path) > _step(resumed)]
+        if later:
+            logger.warning(
+                f"Going on from {resumed}, but {', '.join(later)} lie in {self.args.output_dir}: a restart without "
+                "resume_from_checkpoint takes the highest step. Remove them if they are not wanted."
+            )
+
+    def check_space(self, optimizer: Any) -> None:
+        """Find out before training whether a checkpoint fits on the disk.
+
+        Raises:
+            UsageError: it does not; the message has the bytes needed and free.
+        """
+        if self.args.save_enabled:
+            tensors = snapshot.tensors_to_save(self.model, optimizer, self.args)
+            check_free_space(self.args.output_dir, checkpoint_bytes(tensors))
 
     def save(self, state: TrainerState, optimizer: Any, lr_scheduler: Any, metrics: Optional[Dict[str, float]]) -> Path:
         """Write `checkpoint-{global_step}`, then remove those that are too many.
@@ -51,10 +75,18 @@ class CheckpointKeeper:
         states = snapshot.states_to_save(state, optimizer, lr_scheduler, self.args)
         folder = save_checkpoint(output_dir, state.global_step, tensors, states, self._describe)
         logger.info(f"Saved checkpoint {folder} in {time.time() - start:.2f} s")
-        snapshot.remove_folders(self.stale, folder)
-        self.last, self.stale = folder, []
-        rotate(output_dir, self.args.save_total_limit, keep=[state.best_model_checkpoint])
+        self._remove_stale(folder)
+        self.last = folder
+        rotate(output_dir, self.args.save_total_limit, keep=[state.best_model_checkpoint, folder])
         return folder
+
+    def _remove_stale(self, written: Path) -> None:
+        """Delete what an overwritten run left, so that a restart can't take it for this run's."""
+        for folder in self.stale:
+            if folder.name != written.name:
+                logger.info(f"overwrite_output_dir: removing {folder} of the run that was here before")
+                remove_checkpoint(folder)
+        self.stale = []
 
     def holds(self, step: int) -> bool:
         """Whether the newest checkpoint is that of `step`."""
@@ -91,3 +123,8 @@ class CheckpointKeeper:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         snapshot.copy_files(self.extra_files, folder)
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0

@@ -153,19 +153,6 @@ def load_rng(folder: Path, rank: int) -> None:
         logger.warning(f"{folder} holds no random number state of rank {rank}: dropout draws other numbers.")
 
 
-def checkpoint_folders(output_dir: str) -> List[Path]:
-    """All `checkpoint-N` folders of an output folder, valid or not."""
-    return sorted(path for path in Path(output_dir).glob("checkpoint-*") if path.name[len("checkpoint-") :].isdigit())
-
-
-def remove_folders(folders: Iterable[Path], but: Path) -> None:
-    """Delete what an overwritten run left, so that a restart can't take it for this run's; `but` is kept."""
-    for folder in folders:
-        if folder.name != but.name:
-            logger.info(f"overwrite_output_dir: removing {folder} of the run that was here before")
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def copy_files(files: Iterable[Union[str, Path]], folder: Path) -> None:
     """Copy files into a folder; one that is there already stays as it is."""
     for file in map(Path, files):

@@ -161,6 +161,7 @@ class Trainer:
 
     def _train(self, folder: Optional[Path]) -> TrainOutput:
         state, args = self.state, self.args
+        self.keeper.check_space(self.optimizer)
         self.batches = TrainBatches(self.train_dataset, self.data_collator, args, state.consumed_samples)
         reporting.announce_training(args, state, len(self.train_dataset), self.model.num_parameters())
         if folder is not None:

@@ -34,6 +34,11 @@ def test_a_cpu_gets_the_cpu_kernels():
     assert kernels.report() == []
 
 
+def test_any_of_the_arguments_may_ask():
+    kernels.configure(SimpleNamespace(use_fused_rope=True), SimpleNamespace(use_fast_layer_norm=True), None)
+    assert [line.partition(":")[0] for line in kernels.report()] == ["use_fused_rope", "use_fast_layer_norm"]
+
+
 @pytest.mark.parametrize("flag", sorted(kernels.FLAGS))
 def test_on_a_cpu_each_flag_gives_one_line(flag):
     kernels.configure(SimpleNamespace(**{flag: True}))

@@ -416,3 +416,22 @@ def test_metrics_table(tiny, log_lines):
         "  train_loss    =     2.3457",
         "  train_runtime = 1:01:01.25",
     ]
+
+
+def test_a_checkpoint_that_will_not_fit_is_found_out_before_training(tiny, monkeypatch):
+    monkeypatch.setattr("paddlenlp.trainer.checkpoint._free_bytes", lambda path: 1000)
+    trainer = tiny.trainer()
+    with pytest.raises(UsageError, match="1,000 are free"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_no_space_is_asked_for_when_nothing_is_saved(tiny, monkeypatch):
+    monkeypatch.setattr("paddlenlp.trainer.checkpoint._free_bytes", lambda path: 1000)
+    assert tiny.trainer(save_strategy="no").train().global_step == 4
+
+
+def test_going_on_from_an_older_checkpoint_names_the_newer_ones(tiny, log_lines):
+    tiny.trainer().train()
+    tiny.trainer(max_steps=3).train(tiny.folder / "checkpoint-2")
+    assert any("checkpoint-4 lie in" in line for line in log_lines())

@@ -1,0 +1,116 @@
+"""llm/run_pretrain.py as a user starts it: a whole run, what it leaves, and running it again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from safetensors.numpy import load_file
+
+
+def lines(out: Path) -> List[Dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> List[float]:
+    return [line["loss"] for line in lines(out) if "loss" in line]
+
+
+def weights(folder: Path) -> Dict[str, bytes]:
+    return {name: array.tobytes() for path in folder.glob("model-*") for name, array in load_file(path).items()}
+
+
+def test_a_run_leaves_everything_it_promises(pretrain, tmp_path):
+    done = pretrain(sample_prompt="w5 w6 w7", sample_max_new_tokens=3, report_to=["visualdl"])
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    names = ["config.json", "model.safetensors.index.json", "tokenizer.json", "run_config.json", "trainer_state.json"]
+    names += ["train_results.json", "eval_results.json", "test_results.json", "all_results.json", "metrics.jsonl"]
+    assert [name for name in names if not (out / name).is_file()] == []
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+    assert (out / "checkpoint-6/run_config.json").read_text() == (out / "run_config.json").read_text()
+    assert list((out / "runs").rglob("vdlrecords*"))
+    assert losses(out)[-1] < losses(out)[0]
+    assert set(json.loads((out / "all_results.json").read_text())) >= {"train_loss", "eval_loss", "test_loss"}
+    assert "Sample before training: 'w5 w6 w7" in done.stderr and "Sample after training: 'w5 w6 w7" in done.stderr
+    assert "Final pre-training config: LlamaConfig {" in done.stdout
+    assert re.search(r"^ips: [\d.]+ tokens/s$", done.stdout, re.M)
+    assert f"Everything is in {out}" in done.stderr.splitlines()[-1]
+
+
+def test_the_reference_s_pipeline_finds_the_loss(pretrain, tmp_path):
+    """The reference's own tests read the loss of a step from the log with this pipeline."""
+    done = pretrain(do_eval=False, do_predict=False)
+    command = "grep -a 'global_step: 5,' | awk -F ',' '{print $2}' | awk '{print $6}'"
+    found = subprocess.run(["bash", "-c", command], input=done.stderr, capture_output=True, text=True)
+    assert float(found.stdout) == losses(tmp_path / "out")[4]
+
+
+def test_running_again_says_it_is_done_and_trains_no_more(pretrain, tmp_path):
+    assert pretrain().returncode == 0
+    before = weights(tmp_path / "out/checkpoint-6")
+    done = pretrain()
+    assert done.returncode == 0 and "Training is complete" in done.stderr
+    assert weights(tmp_path / "out/checkpoint-6") == before and len(losses(tmp_path / "out")) == 6
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(pretrain, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert pretrain(output_dir=str(whole)).returncode == 0
+    shutil.copytree(whole, parts, ignore=shutil.ignore_patterns("checkpoint-6"))
+    done = pretrain(output_dir=str(parts))
+    assert done.returncode == 0 and "checkpoint-3" in done.stderr
+    assert losses(parts) == losses(whole)
+    for stem in ("model", "optimizer"):
+        name = f"checkpoint-6/{stem}-00001-of-00001.safetensors"
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_continuing_from_weights_starts_where_they_ended(pretrain, tmp_path, files):
+    assert pretrain().returncode == 0
+    done = pretrain(
+        model_name_or_path=str(tmp_path / "out"), continue_training=True, output_dir=str(tmp_path / "next"), max_steps=1
+    )
+    assert done.returncode == 0, done.stderr
+    first = pretrain(output_dir=str(tmp_path / "scratch"), max_steps=1)
+    assert first.returncode == 0
+    assert losses(tmp_path / "next")[0] < losses(tmp_path / "scratch")[0] - 0.05
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True, "fp16_opt_level": "O2"}, {"fp16": True, "fp16_opt_level": "O1"}])
+def test_low_precision_runs_train(pretrain, tmp_path, changes):
+    done = pretrain(**changes)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+def test_a_tokenizer_larger_than_a_fresh_model_grows_it(pretrain, files, tmp_path):
+    config = json.loads((files / "model/config.json").read_text())
+    (files / "model/config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    done = pretrain(max_steps=1)
+    assert done.returncode == 0 and "Reset vocab size to 256 (from 100)" in done.stderr
+    assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 256
+
+
+def test_options_of_the_model_reach_it(pretrain, tmp_path):
+    done = pretrain(max_steps=1, num_hidden_layers=1, fuse_attention_qkv=True, fuse_attention_ffn=True)
+    assert done.returncode == 0, done.stderr
+    names = set(weights(tmp_path / "out"))
+    assert not any("layers.1" in name for name in names)
+    assert any("qkv_proj" in name for name in names) and any("gate_up_fused_proj" in name for name in names)
+
+
+def test_flags_for_fused_operations_are_answered(pretrain):
+    done = pretrain(max_steps=1, use_flash_attention=True, use_fast_layer_norm=True)
+    assert done.returncode == 0
+    assert "use_flash_attention: " in done.stderr and "use_fast_layer_norm: " in done.stderr
+
+
+def test_cpu_tuning_can_be_turned_off(pretrain):
+    on, off = pretrain(max_steps=1), pretrain(max_steps=2, cpu_tuning=False)
+    assert "CPU tuning" in on.stderr and "CPU tuning" not in off.stderr
