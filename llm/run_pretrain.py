@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
@@ -134,9 +135,10 @@ def write_record(parser: PdArgumentParser, arguments: Sequence[Any]) -> Path:
 def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
     """Import Paddle, tuned for this machine, and choose the device."""
     from paddlenlp.trainer.device import resolve_device
-    from paddlenlp.utils.cpu_tuning import apply_cpu_tuning
+    from paddlenlp.utils.cpu_tuning import apply_cpu_tuning, runs_on_cpu
 
-    if args.cpu_tuning:
+    warnings.filterwarnings("ignore", message="No ccache found")  # only compiling operators would want it
+    if args.cpu_tuning and runs_on_cpu(args.place):
         done = "; ".join(apply_cpu_tuning()) or "nothing to set"
         logger.info(f"CPU tuning (turn off with --cpu_tuning false): {done}")
     import paddle
@@ -220,7 +222,7 @@ def train(trainer: Trainer, args: PreTrainingArguments, seq_length: int) -> None
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
     if args.eval_enabled:
-        metrics = trainer.evaluate()
+        metrics = trainer.final_evaluation()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     print_speed(result, seq_length)
@@ -239,7 +241,8 @@ def print_speed(result: TrainOutput, seq_length: int) -> None:
 
 
 def log_whereabouts(args: PreTrainingArguments) -> None:
-    curves = f" Curves: visualdl --logdir {args.effective_logging_dir}." if "visualdl" in args.reporters else ""
+    folder = args.logging_dir or f"{args.output_dir}/runs"
+    curves = f" Curves: visualdl --logdir {folder}." if "visualdl" in args.reporters else ""
     logger.info(
         f"Done. Everything is in {args.output_dir}: the trained model and its tokenizer (AutoModelForCausalLM."
         f"from_pretrained loads them), checkpoint-*/, metrics.jsonl, all_results.json, {RECORD}.{curves} To train "

@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, Iterator, List
 
 LONGEST = {"en": 6000, "zh": 1500}  # characters of one document; longer pages are cut between paragraphs
 SHORTEST = 100
+CHINESE_EVERY = 3  # one Chinese document of three is kept: some Chinese, but not a third of all tokens
 BOOK_SECTIONS = ("tutorial", "howto", "faq", "reference", "using", "extending", "library")
 OTHER_TERMS = re.compile(r"GFDL|GNU Free Documentation|copyright::|:Copyright:|Creative Commons")
 CLASSICS = ("lunyu/*", "sishuwujing/*", "shijing/*", "chuci/*", "mengxue/*", "caocaoshiji/*", "nalanxingde/*")
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--poetry", type=Path, required=True, help="`dist` folder of the chinese-poetry package")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("corpus.jsonl.gz"))
     args = parser.parse_args()
-    docs, classics = python_docs(args.python_docs), chinese(args.poetry)
+    docs, classics = python_docs(args.python_docs), sorted(set(chinese(args.poetry)))[::CHINESE_EVERY]
     write(args.output, {"bible": bible(args.bible), "python_docs": docs, "classics": classics})
 
 

@@ -74,8 +74,8 @@ def find_text_files(inputs: Union[str, Sequence[str]]) -> Tuple[List[Path], List
         for path in _expand(name):
             if path.is_dir():
                 files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
-                found += [file for file in files if kind_of(file)]
-                passed_over += [file for file in files if not kind_of(file)]
+                found += [file for file in files if _is_text(file)]
+                passed_over += [file for file in files if not _is_text(file)]
             elif kind_of(path):
                 found.append(path)
             else:
@@ -83,6 +83,11 @@ def find_text_files(inputs: Union[str, Sequence[str]]) -> Tuple[List[Path], List
     if not found:
         raise UsageError(f"no text files in {inputs}. {_expected()}")
     return list(dict.fromkeys(found)), passed_over
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file found in a folder is text to read; a dataset's own .meta.json is not."""
+    return bool(kind_of(file)) and not file.name.endswith(".meta.json")
 
 
 def _expand(name: str) -> List[Path]:

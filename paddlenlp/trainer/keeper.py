@@ -49,8 +49,8 @@ class CheckpointKeeper:
         later = [] if resumed is None else [path.name for path in here if _step(path) > _step(resumed)]
         if later:
             logger.warning(
-                f"Going on from {resumed}, but {', '.join(later)} lie in {self.args.output_dir}: a restart without "
-                "resume_from_checkpoint takes the highest step. Remove them if they are not wanted."
+                f"Going on from {resumed}, but {self.args.output_dir} also holds {', '.join(later)}: a restart without "
+                "resume_from_checkpoint takes the highest step. Remove what is not wanted."
             )
 
     def check_space(self, optimizer: Any) -> None:
@@ -92,15 +92,16 @@ class CheckpointKeeper:
         """Whether the newest checkpoint is that of `step`."""
         return self.last is not None and self.last.name == f"checkpoint-{step}"
 
-    def load_best(self, state: TrainerState) -> None:
-        """With `load_best_model_at_end`, give the model the weights of the best checkpoint."""
+    def load_best(self, state: TrainerState) -> bool:
+        """With `load_best_model_at_end`, give the model the weights of the best checkpoint; whether that was done."""
         if not self.args.effective_load_best_model_at_end or state.best_model_checkpoint is None:
-            return
+            return False
         # By name: the output folder may have been moved since.
         folder = snapshot.checked(Path(self.args.output_dir) / Path(state.best_model_checkpoint).name)
         name = self.args.effective_metric_for_best_model
         logger.info(f"Loading the best weights: {folder}, {name} {state.best_metric}")
         snapshot.load_model(self.model, folder)
+        return True
 
     def save_model(self, folder: Path) -> None:
         """Write weights, configuration, tokenizer and the extra files: a folder `from_pretrained` reads."""

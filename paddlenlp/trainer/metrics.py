@@ -144,7 +144,8 @@ def host_memory() -> Dict[str, int]:
 
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    result = {"cpu_mem_used": _resident_bytes(peak) // MIB, "cpu_mem_used_peak": peak // MIB}
+    used = _resident_bytes(peak)
+    result = {"cpu_mem_used": used // MIB, "cpu_mem_used_peak": max(peak, used) // MIB}
     if paddle.get_device().startswith("gpu"):
         cuda = paddle.device.cuda
         result["gpu_max_memory_allocated"] = cuda.max_memory_allocated() // MIB

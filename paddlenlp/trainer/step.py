@@ -91,7 +91,7 @@ def check_loss(loss: float, number: int) -> None:
 def not_finite(what: str, number: int) -> str:
     """The message for step `number`: what was found, and what to do."""
     return (
-        f"Step {number}: {what}. No weight was changed, and the last checkpoint is good. Lower learning_rate or "
-        "max_grad_norm or lengthen the warm-up; if only this data does it, run again with "
+        f"Step {number}: {what}. This step changed no weight. Lower learning_rate, set max_grad_norm lower (0 clips "
+        "nothing) or lengthen the warm-up; if only this data does it, run again with "
         f"--skip_data_intervals '[[{number}, {number}]]' to pass it over."
     )

@@ -78,6 +78,7 @@ class Trainer:
         self.phases = Phases(not args.skip_profile_timer)
         self.throughput = Throughput(args, model)
         self.batches: Optional[TrainBatches] = None
+        self.present_metrics: Optional[Dict[str, float]] = None  # of the weights as they are, once evaluated
         self.callback_handler = CallbackHandler([*default_callbacks(args), *(callbacks or [])])
         self._event("on_init_end")
 
@@ -155,7 +156,7 @@ class Trainer:
             f"Training is complete: {folder} is at step {self.state.global_step} of max_steps {self.state.max_steps}. "
             "Nothing is trained. To train longer raise max_steps; to train anew set overwrite_output_dir."
         )
-        self.keeper.load_best(self.state)
+        self._load_best()
         results = reporting.read_results(Path(self.args.output_dir) / "train_results.json")
         return self._output(results or {"train_loss": self.state.train_loss})
 
@@ -173,12 +174,16 @@ class Trainer:
         self.interval.restart()
         self._loop(self.batches, TrainStep(self.model, self.optimizer, self.lr_scheduler, self._event, self.phases))
         logger.info("\nTraining completed. \n")
-        self.keeper.load_best(self.state)
+        self._load_best()
         samples = self.batches.consumed_samples - first_sample
         metrics = speed_metrics("train", start, samples, state.global_step - first_step)
         metrics = self.log({**metrics, "train_loss": state.train_loss})
         self._event("on_train_end")
         return self._output(metrics)
+
+    def _load_best(self) -> None:
+        if self.keeper.load_best(self.state):
+            self.present_metrics = None
 
     def _output(self, metrics: Dict[str, float]) -> TrainOutput:
         return TrainOutput(self.state.global_step, self.state.train_loss, metrics)
@@ -216,6 +221,7 @@ class Trainer:
         if self.args.skips_step(number):
             logger.warning(f"Step {number}: data passed over without training, as skip_data_intervals says")
             return None
+        self.present_metrics = None
         result = step.run(number, micro_batches)
         for _ in micro_batches[1:]:
             self._event("on_substep_end")
@@ -337,7 +343,13 @@ class Trainer:
         number = self.state.global_step // self.args.effective_eval_steps
         metrics = self._measure("Evaluation", dataset, "eval_iters", number, metric_key_prefix)
         self._event("on_evaluate", metrics=metrics)
+        if eval_dataset is None:
+            self.present_metrics = metrics
         return metrics
+
+    def final_evaluation(self) -> Dict[str, float]:
+        """`evaluate` for the end of a run: what the last step's evaluation found, unless the weights changed since."""
+        return self.evaluate() if self.present_metrics is None else self.present_metrics
 
     def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
         """The same on `test_iters` batches of a test set. Only metrics are kept: logits of a vocabulary don't fit."""

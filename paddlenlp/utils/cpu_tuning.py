@@ -40,7 +40,7 @@ def apply_cpu_tuning() -> List[str]:
         What was set, a line each; and a line for what comes too late because Paddle is imported already.
     """
     wanted = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(_threads())}
-    if not _is_gpu_build():
+    if runs_on_cpu("gpu"):
         wanted["FLAGS_use_stride_kernel"] = "0"
     if _is_amd_with_avx2():
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
@@ -69,12 +69,15 @@ def _threads() -> int:
     return max(1, cores // int(os.environ.get("PADDLE_LOCAL_SIZE") or 1))
 
 
-def _is_gpu_build() -> bool:
+def runs_on_cpu(place: str) -> bool:
+    """Whether a run that asks for `place` ("cpu" or "gpu") computes on the CPU, as far as the installed build tells."""
+    if place == "cpu":
+        return True
     try:
         version("paddlepaddle-gpu")
     except PackageNotFoundError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _is_amd_with_avx2() -> bool:

@@ -434,4 +434,4 @@ def test_no_space_is_asked_for_when_nothing_is_saved(tiny, monkeypatch):
 def test_going_on_from_an_older_checkpoint_names_the_newer_ones(tiny, log_lines):
     tiny.trainer().train()
     tiny.trainer(max_steps=3).train(tiny.folder / "checkpoint-2")
-    assert any("checkpoint-4 lie in" in line for line in log_lines())
+    assert any("also holds checkpoint-4" in line for line in log_lines())
