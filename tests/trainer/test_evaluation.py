@@ -198,3 +198,25 @@ def test_metric_for_best_model(tiny):
     trainer.train()
     speeds = [r["eval_samples_per_second"] for r in evaluations(trainer)]
     assert trainer.state.best_metric == max(speeds)
+
+
+def test_the_final_evaluation_is_made_once(tiny, log_lines):
+    trainer = tiny.trainer(do_eval=True, eval_steps=2)
+    trainer.train()
+    evaluations = sum("Running Evaluation" in line for line in log_lines())
+    metrics = trainer.final_evaluation()
+    assert sum("Running Evaluation" in line for line in log_lines()) == evaluations == 2
+    assert metrics["eval_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def test_the_final_evaluation_is_of_the_weights_as_they_are(tiny):
+    trainer = tiny.trainer(do_eval=True, eval_steps=2, max_steps=3)
+    trainer.train()
+    assert trainer.present_metrics is None
+    assert trainer.final_evaluation()["eval_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def test_the_best_weights_are_evaluated_anew(tiny):
+    trainer = tiny.trainer(do_eval=True, eval_steps=2, load_best_model_at_end=True)
+    trainer.train()
+    assert trainer.present_metrics is None

@@ -183,14 +183,15 @@ def test_from_a_clone_without_paddle(corpus, tokenizer_dir, tmp_path):
 
 
 def test_the_corpus_that_is_shipped():
-    """Each file has documents of text in its language, and the licences lie beside them."""
+    """Documents of English and Chinese text in mixed order, and the licences beside them."""
     folder = ROOT / "llm" / "corpus"
-    for path in sorted(folder.glob("*.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            found = [json.loads(line)["text"] for line in file]
-        chinese = sum("\u4e00" <= character <= "\u9fff" for text in found[:50] for character in text)
-        assert len(found) > 400 and min(map(len, found)) >= 100
-        assert (chinese > 0.5 * sum(map(len, found[:50]))) == ("-zh" in path.name)
-    assert len(list(folder.glob("*.jsonl.gz"))) == 3
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+        found = [json.loads(line) for line in file]
+    assert len(found) > 2000 and min(len(document["text"]) for document in found) >= 100
+    for part in (found[:300], found[-300:]):
+        assert {document["source"] for document in part} == {"bible", "python_docs", "classics"}
+        for document in part:
+            chinese = sum("\u4e00" <= character <= "\u9fff" for character in document["text"])
+            assert (chinese > 0.5 * len(document["text"])) == (document["source"] == "classics")
     assert "MIT" in (folder / "LICENSE.classics").read_text()
     assert "Python Software Foundation" in (folder / "LICENSE.python-docs").read_text(encoding="utf-8")
