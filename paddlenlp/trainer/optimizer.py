@@ -212,7 +212,7 @@ def _global_norm(slots: List[_Slot]) -> float:
     if not slots:
         return 0.0
     squares = kernels.each(lambda slot: _C_ops.squared_l2_norm(slot.gradient()), slots)
-    return paddle.add_n(squares).item() ** 0.5
+    return math.sqrt(float(paddle.add_n(squares).item()))
 
 
 def _adam(slot: _Slot, gradient: Tensor, rate: Tensor, beta1: float, beta2: float, epsilon: float) -> None:
