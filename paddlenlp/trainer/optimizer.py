@@ -212,7 +212,7 @@ def _global_norm(slots: List[_Slot]) -> float:
     if not slots:
         return 0.0
     squares = kernels.each(lambda slot: _C_ops.squared_l2_norm(slot.gradient()), slots)
-    return math.sqrt(float(paddle.add_n(squares).item()))
+    return float(paddle.add_n(squares).reshape([])) ** 0.5
 
 
 def _adam(slot: _Slot, gradient: Tensor, rate: Tensor, beta1: float, beta2: float, epsilon: float) -> None:
