@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Tuple
+import os
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
-from paddlenlp.utils.errors import UsageError
+from .group import Group, SoloGroup
+from .mesh import Mesh
 
-DEGREES = {
-    "dp": "data_parallel_degree",
-    "pp": "pipeline_parallel_degree",
-    "sharding": "sharding_parallel_degree",
-    "sep": "sep_parallel_degree",
-    "cp": "context_parallel_degree",
-    "ep": "expert_parallel_degree",
-    "tp": "tensor_parallel_degree",
-}
-"""Axis of the mesh -> the argument that sets its size."""
+MakeGroup = Callable[[str, Sequence[int], int], Group]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of the mesh: its size, this process's place on it, and the global ranks along it."""
+    """One dimension of the mesh: its size, this process's place on it, and the group of the ranks along it."""
 
     size: int = 1
     rank: int = 0
-    group: Any = None
-    ranks: Tuple[int, ...] = (0,)
+    group: Group = field(default_factory=SoloGroup)
+
+    @property
+    def ranks(self) -> Tuple[int, ...]:
+        """The global ranks along it."""
+        return self.group.ranks
 
     @property
     def is_first(self) -> bool:
@@ -41,15 +38,44 @@ class Axis:
 
 @dataclass(frozen=True)
 class Topology:
-    """The mesh: data, pipeline, sharding, segment, context, expert and tensor parallel axes."""
+    """The mesh as this process sees it.
 
+    Attributes:
+        mesh: the sizes.
+        world: all ranks.
+        dp, pp, sharding, sep, cp, tp: the axes.
+        sequence: sep or cp, whichever is above 1.
+        data: dp and sharding together: the ranks that read different samples.
+        replica: dp and sequence together: the ranks that hold the same part of a parameter whose optimizer state is
+            cut over `sharding`.
+        ep: the ranks among which the experts of a layer are dealt out.
+        expert_sharding, expert_replica: for the parameters of experts what `sharding` and `replica` are for the others.
+        ends: the first and the last pipeline stage (one rank if there is one stage); size 1 for those between.
+        links: "forward_in", "forward_out", "backward_in", "backward_out" -> the group of two ranks over which
+            activations and their gradients travel between neighbouring stages, each in one direction; the last and
+            the first stage are neighbours too (interleaved schedule).
+        sequence_parallel: activations between the layers are cut by rows over the tensor-parallel ranks.
+        parallel_output: logits stay cut over the vocabulary (`tensor_parallel_output`).
+    """
+
+    mesh: Mesh = Mesh()
+    world: Axis = Axis()
     dp: Axis = Axis()
     pp: Axis = Axis()
     sharding: Axis = Axis()
     sep: Axis = Axis()
     cp: Axis = Axis()
-    ep: Axis = Axis()
     tp: Axis = Axis()
+    sequence: Axis = Axis()
+    data: Axis = Axis()
+    replica: Axis = Axis()
+    ep: Axis = Axis()
+    expert_sharding: Axis = Axis()
+    expert_replica: Axis = Axis()
+    ends: Axis = Axis()
+    links: Dict[str, Group] = field(default_factory=dict)
+    sequence_parallel: bool = False
+    parallel_output: bool = True
 
 
 _topology = Topology()
@@ -61,15 +87,102 @@ def topology() -> Topology:
 
 
 def init_topology(args: Any) -> Topology:
-    """Build the mesh from the degrees in `args` (TrainingArguments) and make it what `topology()` returns.
+    """Build the mesh that `args` (TrainingArguments) describe and make it what `topology()` returns.
 
     Raises:
-        UsageError: a degree above 1; the message names the argument.
+        UsageError: the degrees do not fit the number of processes.
     """
+    return set_topology(args.mesh, args.process_index, args.sequence_parallel, args.tensor_parallel_output)
+
+
+def set_topology(
+    mesh: Mesh, rank: int = 0, sequence_parallel: bool = False, parallel_output: bool = True
+) -> Topology:
+    """Build `mesh` as seen by global rank `rank` and make it what `topology()` returns."""
     global _topology
-    asked = {flag: getattr(args, flag, 1) for flag in DEGREES.values()}
-    above = [f"{flag}={degree}" for flag, degree in asked.items() if degree is not None and degree > 1]
-    if above:
-        raise UsageError(f"{', '.join(above)}: one process trains the model; set each degree to 1 or leave it out")
-    _topology = Topology()
+    build = _Builder(mesh, rank, _group_maker())
+    _topology = Topology(
+        mesh=mesh,
+        world=build.axis("world", "dp", "pp", "sharding", "sequence", "tp"),
+        dp=build.axis("dp", "dp"),
+        pp=build.axis("pp", "pp"),
+        sharding=build.axis("sharding", "sharding"),
+        sep=build.axis("sep", "sequence") if mesh.sep > 1 else Axis(),
+        cp=build.axis("cp", "sequence") if mesh.cp > 1 else Axis(),
+        tp=build.axis("tp", "tp"),
+        sequence=build.axis("sequence", "sequence"),
+        data=build.axis("data", "dp", "sharding"),
+        replica=build.axis("replica", "dp", "sequence"),
+        ep=build.axis("ep", "ep"),
+        ends=build.ends(),
+        links=build.links(),
+        sequence_parallel=sequence_parallel and mesh.tp > 1,
+        parallel_output=parallel_output,
+        **build.experts(),
+    )
     return _topology
+
+
+class _Builder:
+    """Makes the groups of all lines in the same order on every rank, since some backends form them together."""
+
+    def __init__(self, mesh: Mesh, rank: int, make: MakeGroup) -> None:
+        self.mesh, self.rank, self.make = mesh, rank, make
+
+    def axis(self, name: str, *axes: str) -> Axis:
+        """The line through this rank along these axes."""
+        own = [self._form(name, ranks) for ranks in self.mesh.lines(*axes)]
+        group = next(group for group in own if group is not None)
+        return Axis(group.size, group.rank, group)
+
+    def experts(self) -> Dict[str, Axis]:
+        """The axes of the parameters of experts."""
+        sharded = self.mesh.expert_axis == "sharding"
+        cut, replica = (("ep_replica",), ("dp", "sequence")) if sharded else (("sharding",), ("ep_replica", "sequence"))
+        return {
+            "expert_sharding": self.axis("expert_sharding", *cut),
+            "expert_replica": self.axis("expert_replica", *replica),
+        }
+
+    def ends(self) -> Axis:
+        """The first and last stage of this rank's pipeline."""
+        found = Axis()
+        for line in self.mesh.lines("pp") if self.mesh.pp > 1 else ():
+            group = self._form("ends", (line[0], line[-1]))
+            found = found if group is None else Axis(2, group.rank, group)
+        return found
+
+    def links(self) -> Dict[str, Group]:
+        """The directed connections between neighbouring stages."""
+        found = {}
+        for line in self.mesh.lines("pp") if self.mesh.pp > 1 else ():
+            for place, here in enumerate(line):
+                following = line[(place + 1) % len(line)]
+                for name, source, target in (("forward", here, following), ("backward", following, here)):
+                    group = self._form(f"{name} {source}>{target}", tuple(sorted((source, target))))
+                    if self.rank == source:
+                        found[f"{name}_out"] = group
+                    if self.rank == target:
+                        found[f"{name}_in"] = group
+        return found  # type: ignore[return-value]
+
+    def _form(self, name: str, ranks: Sequence[int]) -> Optional[Group]:
+        """The group of `ranks` if this rank is in it."""
+        place = ranks.index(self.rank) if self.rank in ranks else -1
+        if len(ranks) == 1:
+            return SoloGroup(name, tuple(ranks)) if place == 0 else None
+        group = self.make(name, ranks, place)
+        return group if place >= 0 else None
+
+
+def _group_maker() -> MakeGroup:
+    """What makes groups on the device Paddle computes on."""
+    import paddle
+
+    if paddle.get_device().startswith("cpu") or int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
+        from .socket_group import SocketGroup
+
+        return SocketGroup
+    from .paddle_group import PaddleGroup
+
+    return PaddleGroup
