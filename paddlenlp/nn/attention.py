@@ -11,8 +11,8 @@ from paddle import Tensor, nn
 from paddlenlp.parallel.layers import Linear
 from paddlenlp.parallel.layout import Fused
 
-from . import kernels
 from .batch import Batch
+from .core import attend
 from .position import Rotary
 from .recompute import recomputed
 
@@ -61,17 +61,8 @@ class Attention(nn.Layer):
 
     def _attend(self, x: Tensor, batch: Batch) -> Tensor:
         q, k, v = self._project(x, batch)
-        if self.position is not None:
-            q, k = self.position(q, k, batch)
-        if batch.cache is not None:
-            k, v = batch.cache.extend(k, v)
-        core = partial(
-            kernels.attention,
-            mask=batch.attention_mask,
-            window=self.window,
-            dropout=self.dropout if self.training else 0.0,
-        )
-        y = recomputed(core, q, k, v) if batch.recompute == "core_attn" else core(q, k, v)
+        dropout = self.dropout if self.training else 0.0
+        y = attend(q, k, v, batch, position=self.position, window=self.window, dropout=dropout)
         return self.o_proj(y.reshape([batch.size * batch.seq, -1]))
 
     def _project(self, x: Tensor, batch: Batch) -> Tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, List, Mapping, Optio
 import paddle
 from paddle import Tensor, nn
 
+from paddlenlp.parallel.gradients import WholeGradients, total_loss, total_over_data
 from paddlenlp.parallel.layers import Embedding
 from paddlenlp.parallel.random import initialise
 from paddlenlp.transformers.generation_utils import GenerationMixin
@@ -18,7 +19,6 @@ from .batch import Batch, make_batch
 from .cache import KVCache
 from .head import LMHead
 from .loss import kept_tokens
-from .precision import GradientSums
 from .recompute import recompute_policy, recomputed
 
 Stage = Tuple[str, Callable[[], nn.Layer]]
@@ -45,6 +45,7 @@ class StagedModel(PretrainedModel):
             layer = build()
             _attach(self, name, layer)
             self.order.append(layer)
+        self.gradients = WholeGradients(self)
         self._tie()
         initialise(self, config.initializer_range)
 
@@ -74,13 +75,18 @@ class StagedModel(PretrainedModel):
             What the last stage gives: hidden states or logits [tokens, ...], or a float32 scalar.
         """
         for layer in self.order if stages is None else stages:
-            if isinstance(layer, DecoderLayer):
-                x = self._run_layer(layer, x, batch, cache)
-            elif labels is not None and isinstance(layer, LMHead):
-                x = layer.loss(x, labels)
-            else:
-                x = layer(x)
+            run = partial(self._run_stage, layer, batch=batch, labels=labels, cache=cache)
+            x = self.gradients.run_stage(layer, run, x)
         return x
+
+    def _run_stage(
+        self, layer: nn.Layer, x: Tensor, batch: Batch, labels: Optional[Tensor], cache: Optional[KVCache]
+    ) -> Tensor:
+        if isinstance(layer, DecoderLayer):
+            return self._run_layer(layer, x, batch, cache)
+        if labels is not None and isinstance(layer, LMHead):
+            return layer.loss(x, labels)
+        return layer(x)
 
     def num_parameters(self) -> int:
         """How many parameters the whole model has, a shared one counted once."""
@@ -196,15 +202,16 @@ class CausalLM(GenerationMixin, StagedModel):
                 added to
             `param.grad`, in the gradient dtype of the precision policy.
         """
-        kept = kept_tokens([batch["labels"] for batch in micro_batches]).clip(min=1.0)
-        sums, losses = GradientSums(self.parameters()), []
-        for batch in micro_batches:
+        kept = total_over_data(kept_tokens([batch["labels"] for batch in micro_batches])).clip(min=1.0)
+        losses = []
+        self.gradients.begin(len(micro_batches))
+        for number, batch in enumerate(micro_batches, 1):
             loss = self._loss_sum(batch)
             (loss * (scale / kept)).backward()
-            sums.add()
+            self.gradients.backward_done(self.order, number == len(micro_batches))
             losses.append(loss.detach())
-        sums.finish()
-        return paddle.add_n(losses) / kept
+        self.gradients.finish()
+        return total_loss(paddle.add_n(losses) / kept)
 
     @paddle.no_grad()
     def eval_batch(self, batch: MicroBatch) -> Tuple[Tensor, Tensor]:

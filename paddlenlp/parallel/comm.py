@@ -15,7 +15,7 @@ They come in conjugate pairs (Shoeybi et al., arXiv:1909.08053; Korthikanti et a
 
 from __future__ import annotations
 
-from typing import Any, Callable, Tuple
+from typing import Any, Callable
 
 from paddle import Tensor
 from paddle.autograd import PyLayer

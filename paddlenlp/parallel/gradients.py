@@ -8,9 +8,13 @@ reads its pieces. `WholeGradients` serves a process that shares its parameters w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, List
+from typing import Any, Callable, Sequence
 
-from paddle import Tensor
+from paddle import Tensor, nn
+
+from paddlenlp.nn.precision import GradientSums
+
+from .topology import topology
 
 
 @dataclass
@@ -32,3 +36,38 @@ class Piece:
     stop: int
     weight: Tensor
     copies: Any = 1
+
+
+class WholeGradients:
+    """Of a process that holds the only copy of its parameters: gradients stay in `param.grad`."""
+
+    def __init__(self, model: nn.Layer) -> None:
+        self._model = model
+        self._sums = GradientSums([])
+
+    def begin(self, micro_batches: int) -> None:
+        """A step of so many micro batches begins."""
+        self._sums = GradientSums(self._model.parameters())
+
+    def backward_done(self, stages: Sequence[nn.Layer], last: bool) -> None:
+        """The backward pass of one micro batch through `stages` is over; `last` says whether it is their last one."""
+        self._sums.add()
+
+    def finish(self) -> None:
+        """All backward passes are over."""
+        self._sums.finish()
+
+    def run_stage(self, layer: nn.Layer, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """`run(x)` with the parameters of `layer` at hand, now and in the backward pass."""
+        return run(x)
+
+
+def total_over_data(x: Tensor) -> Tensor:
+    """The sum of a scalar over the ranks that read different samples, in place."""
+    return topology().data.group.all_reduce(x).wait()
+
+
+def total_loss(loss: Tensor) -> Tensor:
+    """The sum of a loss over the whole job, of which tensor-parallel ranks hold the same, as float32."""
+    mesh = topology()
+    return mesh.world.group.all_reduce(loss.astype("float64") / mesh.tp.size).wait().astype("float32")

@@ -95,9 +95,7 @@ def init_topology(args: Any) -> Topology:
     return set_topology(args.mesh, args.process_index, args.sequence_parallel, args.tensor_parallel_output)
 
 
-def set_topology(
-    mesh: Mesh, rank: int = 0, sequence_parallel: bool = False, parallel_output: bool = True
-) -> Topology:
+def set_topology(mesh: Mesh, rank: int = 0, sequence_parallel: bool = False, parallel_output: bool = True) -> Topology:
     """Build `mesh` as seen by global rank `rank` and make it what `topology()` returns."""
     global _topology
     build = _Builder(mesh, rank, _group_maker())
