@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Callable, Generic, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, Sequence, Tuple, TypeVar
 
-from paddle import Tensor
+if TYPE_CHECKING:  # who stands in which group is settled before Paddle is imported
+    from paddle import Tensor
 
 Result = TypeVar("Result")
 
@@ -62,8 +63,8 @@ class Group(ABC):
     """Ranks that communicate. Every rank of the group calls the same operations in the same order.
 
     Tensors are contiguous and carry no gradient; all ranks give the same shape and dtype unless it says otherwise. Sums
-    are taken in rank order, in float32 or better, so that all ranks get the same bits. An operation starts when it is
-    called; its input must not change before `wait`.
+    are taken in rank order, in float32 or better, so that all ranks get the same bits; of truth values, the sum says
+    whether one is true. An operation starts when it is called; its input must not change before `wait`.
 
     Args:
         name: what it is for ("tp", "world"); in error messages and `traffic`.
@@ -71,7 +72,8 @@ class Group(ABC):
         rank: place of this process among them.
 
     Raises:
-        UsageError: (all operations) a rank did not answer in time; names operation, group and the missing ranks.
+        UsageError: (all operations) a rank has ended (RankFailed), does something else, or did not answer in time;
+            names operation, group and the missing ranks.
     """
 
     def __init__(self, name: str, ranks: Sequence[int], rank: int) -> None:
@@ -83,7 +85,7 @@ class Group(ABC):
         return self._run("all_reduce", x, lambda: self._all_reduce(x, op))
 
     def all_gather(self, x: Tensor) -> Work[Tensor]:
-        """All ranks' `x` one after the other along axis 0: [n, ...] -> [size * n, ...]."""
+        """All ranks' `x` one after the other along axis 0: [n, ...] -> [size * n, ...]; a scalar counts as [1]."""
         return self._run("all_gather", x, lambda: self._all_gather(x))
 
     def reduce_scatter(self, x: Tensor) -> Work[Tensor]:
@@ -159,8 +161,14 @@ class SoloGroup(Group):
     def __init__(self, name: str = "solo", ranks: Tuple[int, ...] = (0,)) -> None:
         super().__init__(name, ranks, 0)
 
-    def _nobody(self, *_: object) -> Work:
+    def _nobody(self, *_: object) -> Any:
         raise AssertionError(f"group {self.name} has one rank: there is nobody to exchange with")
 
-    _all_reduce = _all_gather = _reduce_scatter = _all_to_all = _broadcast = _send = _receive = _nobody
-    _barrier = _nobody  # type: ignore[assignment]
+    _all_reduce: Any = _nobody
+    _all_gather: Any = _nobody
+    _reduce_scatter: Any = _nobody
+    _all_to_all: Any = _nobody
+    _broadcast: Any = _nobody
+    _send: Any = _nobody
+    _receive: Any = _nobody
+    _barrier: Any = _nobody

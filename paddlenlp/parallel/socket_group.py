@@ -1,254 +1,266 @@
-"""Groups of CPU processes over TCP."""
+"""Groups of CPU processes, on one machine or several, over TCP."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import socket
-import struct
-import threading
-import time
-from functools import lru_cache
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from itertools import count
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
 from paddlenlp.utils.errors import UsageError
 
-from .group import Group, Work, done
+from .group import Group, Work
+from .transport import Transport
+from .transport import transport as process_transport
+from .transport_link import Parcel
+from .transport_mail import Arrival, Slot
+from .transport_tensor import TYPES, combine, cut, dense, empty, memory, room, type_name
 
-TIMEOUT = 120.0
-_HEAD = struct.Struct("<QIQ")  # channel, sequence number, bytes
+DIRECT = 1 << 15
+"""Up to so many bytes, every rank sends all it has to every other: one step. Above, all_reduce takes two steps, in
+which each rank sends and receives 2 (n - 1) / n of the tensor's bytes, as a ring does (Patarasuk and Yuan, 2009)."""
 
-
-class Transport:
-    """Draft: one listening socket; one connection for each ordered pair of ranks; frames by (source, channel, number)."""
-
-    def __init__(self) -> None:
-        self.rank = int(os.environ["PADDLE_TRAINER_ID"])
-        self.endpoints = [e.rsplit(":", 1) for e in os.environ["PADDLE_TRAINER_ENDPOINTS"].split(",")]
-        self.inbox: Dict[Tuple[int, int, int], memoryview] = {}
-        self.arrived = threading.Condition()
-        self.out: Dict[int, Any] = {}
-        self.lock = threading.Lock()
-        host, port = self.endpoints[self.rank]
-        self.server = socket.create_server((host, int(port)), backlog=128)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            peer, _ = self.server.accept()
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._read, args=(peer,), daemon=True).start()
-
-    def _read(self, peer: socket.socket) -> None:
-        try:
-            source = struct.unpack("<I", self._exact(peer, 4))[0]
-            while True:
-                channel, number, size = _HEAD.unpack(self._exact(peer, _HEAD.size))
-                data = self._exact(peer, size)
-                with self.arrived:
-                    self.inbox[source, channel, number] = data
-                    self.arrived.notify_all()
-        except (EOFError, OSError):
-            pass
-
-    @staticmethod
-    def _exact(peer: socket.socket, size: int) -> memoryview:
-        view, got = memoryview(bytearray(size)), 0
-        while got < size:
-            count = peer.recv_into(view[got:])
-            if count == 0:
-                raise EOFError
-            got += count
-        return view
-
-    def _connect(self, to: int) -> Any:
-        host, port = self.endpoints[to]
-        end = time.monotonic() + TIMEOUT
-        while True:
-            try:
-                s = socket.create_connection((host, int(port)), timeout=5)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise UsageError(f"rank {self.rank} cannot reach rank {to} at {host}:{port}") from None
-                time.sleep(0.05)
-        s.settimeout(None)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        s.sendall(struct.pack("<I", self.rank))
-        return s
-
-    def send(self, to: int, channel: int, number: int, data: memoryview) -> None:
-        with self.lock:
-            if to not in self.out:
-                self.out[to] = self._connect(to)
-            peer = self.out[to]
-            peer.sendall(_HEAD.pack(channel, number, len(data)))
-            peer.sendall(data)
-
-    def receive(self, source: int, channel: int, number: int, what: str) -> memoryview:
-        end = time.monotonic() + TIMEOUT
-        with self.arrived:
-            while (source, channel, number) not in self.inbox:
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise UsageError(f"rank {self.rank}: {what}: nothing from rank {source} within {TIMEOUT:.0f} s")
-                self.arrived.wait(left)
-            return self.inbox.pop((source, channel, number))
-
-
-@lru_cache(maxsize=1)
-def transport() -> Transport:
-    """The one of this process."""
-    return Transport()
+_OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "barrier")
+_OPS = ("sum", "max", "min")
+_POINT_TO_POINT = 1 << 62
+"""Number of the first frame from one rank to another outside collectives."""
 
 
 class SocketGroup(Group):
-    """Draft."""
+    """A group over `Transport`. See `Group`.
 
-    def __init__(self, name: str, ranks: Sequence[int], rank: int) -> None:
+    Args:
+        name, ranks, rank: see Group. With a negative `rank` nothing is done: a group of others.
+        transport: connections to use; those of the process if None.
+    """
+
+    def __init__(self, name: str, ranks: Sequence[int], rank: int, transport: Optional[Transport] = None) -> None:
         super().__init__(name, ranks, rank)
-        import hashlib
-
-        text = f"{name}:{','.join(map(str, ranks))}"
-        self.channel = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-        self.number = 0
-        self._sent: Dict[int, int] = {}
-        self._received: Dict[int, int] = {}
-
-    def _exchange(self, what: str, parts: Sequence[memoryview]) -> Callable[[], List[memoryview]]:
-        self.number += 1
-        number = self.number
-        for step in range(1, self.size):
-            to = (self.rank + step) % self.size
-            transport().send(self.ranks[to], self.channel, number, parts[to])
-
-        def finish() -> List[memoryview]:
-            return [
-                parts[self.rank]
-                if place == self.rank
-                else transport().receive(rank, self.channel, number, f"{what} in group {self.name} {self.ranks}")
-                for place, rank in enumerate(self.ranks)
-            ]
-
-        return finish
+        if rank < 0 or self.size == 1:
+            return
+        self._transport = transport or process_transport()
+        self._transport.connect(self.ranks)
+        self._channel = self._transport.channel(name, self.ranks)
+        self._numbers = count(0, 2)  # a collective may have two steps
+        self._sent: Dict[int, Iterator[int]] = {}
+        self._received: Dict[int, Iterator[int]] = {}
 
     def _all_reduce(self, x: Tensor, op: str) -> Work[Tensor]:
-        finish = self._exchange("all_reduce", [_bytes(x)] * self.size)
+        call = _Call(self, "all_reduce", type_name(x), op)
+        own = memory(x)
+        if len(own) <= DIRECT or self.size == 2:
+            return self._all_reduce_at_once(call, x, own)
+        return self._all_reduce_by_shares(call, x, own)
 
-        def result() -> Tensor:
-            _fill(x, _combine([_array(data, x) for data in finish()], op))
+    def _all_reduce_at_once(self, call: _Call, x: Tensor, own: memoryview) -> Work[Tensor]:
+        """Every rank gets everything and adds it up."""
+        parts = [own if place == self.rank else room(own) for place in range(self.size)]
+        call.exchange([own] * self.size, parts)
+
+        def finish() -> Tensor:
+            call.combine(parts, own)
             return x
 
-        return Work(result)
+        return call.work(finish)
+
+    def _all_reduce_by_shares(self, call: _Call, x: Tensor, own: memoryview) -> Work[Tensor]:
+        """Every rank adds up its share and sends the sum to the others, as soon as it has all it takes."""
+        width, size = x.element_size(), self.size
+        bounds = [x.size * place // size * width for place in range(size + 1)]
+        shares = cut(own, [end - start for start, end in zip(bounds, bounds[1:])])
+        mine = shares[self.rank]
+        parts = [mine if place == self.rank else room(mine) for place in range(size)]
+
+        def publish() -> None:
+            call.combine(parts, mine)
+            call.give([mine] * size, step=1)
+
+        # A rank sends its sum when it has read this one's part of it: the sum may take the part's place.
+        call.take(shares, step=1)
+        call.exchange(shares, parts, publish)
+        return call.work(lambda: x)
 
     def _all_gather(self, x: Tensor) -> Work[Tensor]:
-        finish = self._exchange("all_gather", [_bytes(x)] * self.size)
-        return Work(lambda: _tensor(finish(), [self.size * x.shape[0], *x.shape[1:]], x))
+        x = dense(x)
+        rows, *rest = x.shape or [1]
+        out = empty([self.size * rows, *rest], x)
+        own = memory(x)
+        return self._collect("all_gather", x, out, [own] * self.size, [len(own)] * self.size)
 
     def _reduce_scatter(self, x: Tensor) -> Work[Tensor]:
-        shares = _split(x, [x.shape[0] // self.size] * self.size)
-        finish = self._exchange("reduce_scatter", shares)
+        x = dense(x)
+        rows = self._share("reduce_scatter", x)
+        out = empty([rows, *x.shape[1:]], x)
+        target = memory(out)
+        call = _Call(self, "reduce_scatter", type_name(x), "sum")
+        shares = cut(memory(x), [len(target)] * self.size)
+        parts = [share if place == self.rank else room(share) for place, share in enumerate(shares)]
+        call.exchange(shares, parts)
 
-        def result() -> Tensor:
-            out = paddle.empty([x.shape[0] // self.size, *x.shape[1:]], x.dtype)
-            _fill(out, _combine([_array(data, x) for data in finish()], "sum"))
+        def finish() -> Tensor:
+            call.combine(parts, target)
             return out
 
-        return Work(result)
+        return call.work(finish)
 
     def _all_to_all(self, x: Tensor, sent: Optional[Sequence[int]], received: Optional[Sequence[int]]) -> Work[Tensor]:
-        finish = self._exchange("all_to_all", _split(x, sent or [x.shape[0] // self.size] * self.size))
-        rows = x.shape[0] if received is None else sum(received)
-        return Work(lambda: _tensor(finish(), [rows, *x.shape[1:]], x))
+        x = dense(x)
+        sent = [self._share("all_to_all", x)] * self.size if sent is None else sent
+        received = [self._share("all_to_all", x)] * self.size if received is None else received
+        if sum(sent) != x.shape[0] or not len(sent) == len(received) == self.size:
+            raise UsageError(
+                f"all_to_all of group {self.name}: rank {self.ranks[self.rank]} is to send {list(sent)} of "
+                f"{x.shape[0]} rows, and to receive {list(received)}; one number for each of {self.size} ranks is "
+                "needed, and all rows must go somewhere"
+            )
+        out = empty([sum(received), *x.shape[1:]], x)
+        row = x.element_size() * _product(x.shape[1:])
+        parts = cut(memory(x), [row * rows for rows in sent])
+        return self._collect("all_to_all", x, out, parts, [row * rows for rows in received])
+
+    def _collect(
+        self, operation: str, x: Tensor, out: Tensor, parts: Sequence[memoryview], sizes: Sequence[int]
+    ) -> Work[Tensor]:
+        """Send a part to each rank; what comes from each, so many bytes, goes to `out`, in rank order."""
+        call = _Call(self, operation, type_name(x))
+        targets = cut(memory(out), sizes)
+        targets[self.rank][:] = parts[self.rank]
+        call.exchange(parts, targets)
+        return call.work(lambda: out)
 
     def _broadcast(self, x: Tensor, source: int) -> Work[Tensor]:
-        self.number += 1
+        call = _Call(self, "broadcast", type_name(x))
+        view = memory(x)
         if self.rank == source:
-            for place in range(self.size):
-                if place != source:
-                    transport().send(self.ranks[place], self.channel, self.number, _bytes(x))
-            return done(x)
-        number = self.number
-
-        def result() -> Tensor:
-            _bytes(x)[:] = transport().receive(self.ranks[source], self.channel, number, f"broadcast in {self.name}")
-            return x
-
-        return Work(result)
+            call.give([view] * self.size)
+        else:
+            call.take_from([source], [view])
+        return call.work(lambda: x)
 
     def _send(self, x: Tensor, to: int) -> Work[None]:
-        self._sent[to] = number = self._sent.get(to, 1 << 31) + 1
-        transport().send(self.ranks[to], self.channel, number, _bytes(x))
-        return done(None)
+        x = dense(x)
+        number = next(self._sent.setdefault(to, count(_POINT_TO_POINT)))
+        call = _Call(self, "send", type_name(x), number=number)
+        call.give_to([to], [memory(x)])
+        return call.work(lambda: None)
 
     def _receive(self, shape: Sequence[int], dtype: str, source: int) -> Work[Tensor]:
-        self._received[source] = number = self._received.get(source, 1 << 31) + 1
-
-        def result() -> Tensor:
-            what = f"receive in group {self.name} {self.ranks}"
-            data = transport().receive(self.ranks[source], self.channel, number, what)
-            return _tensor([data], list(shape), paddle.empty([0], dtype))
-
-        return Work(result)
+        out = paddle.empty(list(shape), dtype)  # type: ignore[arg-type]
+        number = next(self._received.setdefault(source, count(_POINT_TO_POINT)))
+        call = _Call(self, "send", type_name(out), number=number, waiting="receive")
+        call.take_from([source], [memory(out)])
+        return call.work(lambda: out)
 
     def _barrier(self) -> None:
-        self._exchange("barrier", [memoryview(b"")] * self.size)()
+        call = _Call(self, "barrier", "uint8")
+        nothing = [memoryview(b"")] * self.size
+        call.exchange(nothing, nothing)
+        call.work(lambda: None).wait()
+
+    def _share(self, operation: str, x: Tensor) -> int:
+        """Rows for each rank."""
+        rows = x.shape[0] if x.shape else 0
+        if not x.shape or rows % self.size:
+            raise UsageError(
+                f"{operation} of group {self.name}: {rows} rows can't be dealt out evenly to {self.size} ranks"
+            )
+        return rows // self.size
 
 
-def _bytes(x: Tensor) -> memoryview:
-    if x.size == 0:
-        return memoryview(b"")
-    assert x.is_contiguous()
-    buffer = (ctypes.c_ubyte * (x.size * x.element_size())).from_address(x.data_ptr())
-    buffer.owner = x  # type: ignore[attr-defined]
-    return memoryview(buffer).cast("B")
+class _Call:
+    """One operation under way on this rank: the frames it sends and those it waits for.
+
+    Args:
+        group: whose operation it is.
+        operation, kind, op: what, on which type of numbers, combined how. Sent along, so that ranks that do different
+            things find out.
+        number: of its frames, if it is not the next collective of the group.
+        waiting: what it is called in messages, if not `operation`.
+    """
+
+    def __init__(
+        self,
+        group: SocketGroup,
+        operation: str,
+        kind: str,
+        op: str = "sum",
+        number: Optional[int] = None,
+        waiting: str = "",
+    ) -> None:
+        if op not in _OPS:
+            raise UsageError(f"{operation} of group {group.name}: op is {op!r}, expected one of {', '.join(_OPS)}")
+        self._group, self._transport = group, group._transport
+        self._kind, self._op = kind, op
+        self._tag = _OPERATIONS.index(operation) << 16 | TYPES.index(kind) << 8 | _OPS.index(op)
+        self._number = next(group._numbers) if number is None else number
+        self._what = f"{waiting or operation} of group {group.name} {list(group.ranks)}"
+        self._parcels: List[Parcel] = []
+        self._arrivals: List[Arrival] = []
+
+    def exchange(
+        self, parts: Sequence[memoryview], targets: Sequence[memoryview], then: Optional[Callable[[], None]] = None
+    ) -> None:
+        """Send each other rank its part, and put what comes from it into its target."""
+        self.give(parts)
+        self.take(targets, then=then)
+
+    def give(self, parts: Sequence[memoryview], step: int = 0) -> None:
+        """Send each other rank its part, beginning with the next one, so that not all call the same one first."""
+        others = self._others()
+        self.give_to(others, [parts[place] for place in others], step)
+
+    def take(self, targets: Sequence[memoryview], step: int = 0, then: Optional[Callable[[], None]] = None) -> None:
+        """Put what comes from each other rank into its target."""
+        others = self._others()
+        self.take_from(others, [targets[place] for place in others], step, then)
+
+    def give_to(self, places: Sequence[int], parts: Sequence[memoryview], step: int = 0) -> None:
+        """Send the ranks at these places their parts."""
+        ranks, number = self._group.ranks, self._number + step
+        for place, part in zip(places, parts):
+            parcel = self._transport.send(ranks[place], self._group._channel, number, self._tag, part)
+            self._parcels.append(parcel)
+
+    def take_from(
+        self,
+        places: Sequence[int],
+        targets: Sequence[memoryview],
+        step: int = 0,
+        then: Optional[Callable[[], None]] = None,
+    ) -> None:
+        """Put what comes from the ranks at these places into the targets, and then do `then`."""
+        ranks, channel, number = self._group.ranks, self._group._channel, self._number + step
+        slots = [Slot((ranks[place], channel, number), self._tag, target) for place, target in zip(places, targets)]
+        self._arrivals.append(Arrival(slots, then))
+        self._transport.expect(self._arrivals[-1])
+
+    def combine(self, parts: Sequence[memoryview], target: memoryview) -> None:
+        """Add up (or whatever `op` says) the parts of all ranks."""
+        if len(target):
+            combine(parts, self._op, self._kind, target)
+
+    def work(self, finish: Callable[[], Any]) -> Work[Any]:
+        """The handle: waits until all frames are here, and what was sent may be overwritten."""
+
+        def wait() -> Any:
+            self._transport.wait(self._arrivals, self._parcels, self._what, _describe)
+            return finish()
+
+        return Work(wait)
+
+    def _others(self) -> List[int]:
+        group = self._group
+        return [(group.rank + step) % group.size for step in range(1, group.size)]
 
 
-def _numpy_type(x: Tensor) -> np.dtype:
-    name = str(x.dtype).replace("paddle.", "")
-    return np.dtype("uint16" if name == "bfloat16" else name)
+def _describe(tag: int) -> str:
+    operation, kind, op = _OPERATIONS[tag >> 16], TYPES[tag >> 8 & 0xFF], _OPS[tag & 0xFF]
+    return f"{operation}{f' ({op})' if operation == 'all_reduce' else ''} of {kind}"
 
 
-def _array(data: memoryview, like: Tensor) -> np.ndarray:
-    array = np.frombuffer(data, _numpy_type(like))
-    if like.dtype == paddle.bfloat16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32) if like.dtype == paddle.float16 else array
-
-
-def _combine(arrays: List[np.ndarray], op: str) -> np.ndarray:
-    function: Any = {"sum": np.add, "max": np.maximum, "min": np.minimum}[op]
-    total = arrays[0].copy()
-    for array in arrays[1:]:
-        function(total, array, out=total)
+def _product(sizes: Sequence[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
     return total
-
-
-def _fill(x: Tensor, values: np.ndarray) -> None:
-    if x.dtype in (paddle.bfloat16, paddle.float16):
-        low = paddle.to_tensor(values.astype(np.float32)).astype(x.dtype)
-        _bytes(x)[:] = _bytes(low)
-    else:
-        _bytes(x)[:] = memoryview(np.ascontiguousarray(values)).cast("B")
-
-
-def _tensor(parts: List[memoryview], shape: List[int], like: Tensor) -> Tensor:
-    out = paddle.empty(shape, like.dtype)
-    view, start = _bytes(out), 0
-    for part in parts:
-        view[start : start + len(part)] = part
-        start += len(part)
-    return out
-
-
-def _split(x: Tensor, rows: Sequence[int]) -> List[memoryview]:
-    view, parts, start = _bytes(x), [], 0
-    width = len(view) // max(x.shape[0], 1)
-    for count in rows:
-        parts.append(view[start : start + count * width])
-        start += count * width
-    return parts

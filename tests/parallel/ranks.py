@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Dict, List
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TIMEOUT = 600
+TIMEOUT = 1800
+"""Seconds for all of it on a busy machine. One rank waits 600 for another, and then says which is missing."""
+
+MOMENT = 2.0
+"""Seconds from the first failure to the end of the other ranks."""
 
 
 def run_ranks(world: int, target: str, payload: Any = None, timeout: float = TIMEOUT, **env: str) -> List[Any]:
@@ -25,16 +33,35 @@ def run_ranks(world: int, target: str, payload: Any = None, timeout: float = TIM
         AssertionError: a rank failed; with the end of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
+        env.setdefault("PADDLENLP_JOB_KEY", secrets.token_hex(16))
         started = [_start(rank, world, target, payload, Path(folder), env) for rank in range(world)]
         try:
-            codes = [process.wait(timeout) for process in started]
+            failed = _wait(started, timeout)
         finally:
             for process in started:
                 process.kill()
+                process.wait()
         logs = [Path(folder, f"{rank}.log").read_text(errors="replace") for rank in range(world)]
-        failed = [rank for rank, code in enumerate(codes) if code]
-        assert not failed, "\n".join(f"--- rank {r} of {world}: exit {codes[r]}\n{logs[r][-3000:]}" for r in failed[:3])
+        assert not failed, "\n".join(
+            f"--- rank {rank} of {world}: {how}\n{logs[rank][-3000:]}" for rank, how in list(failed.items())[:3]
+        )
         return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
+
+
+def _wait(started: List[subprocess.Popen], timeout: float) -> Dict[int, str]:
+    """Rank -> how it failed, in the order of failing. Once one has failed, the others have a moment to do so too."""
+    failed: Dict[int, str] = {}
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        for rank, process in enumerate(started):
+            if process.poll() and rank not in failed:
+                end = end if failed else min(end, time.monotonic() + MOMENT)
+                failed[rank] = f"exit {process.returncode}"
+        if all(process.poll() is not None for process in started):
+            return failed
+        time.sleep(0.02)
+    running = [rank for rank, process in enumerate(started) if process.poll() is None]
+    return failed or {rank: f"still running after {timeout:g} s" for rank in running}
 
 
 def _start(rank: int, world: int, target: str, payload: Any, folder: Path, more: Dict[str, str]) -> subprocess.Popen:
@@ -80,6 +107,7 @@ def _load(target: str) -> Any:
 
 def main() -> None:
     """One rank: `python ranks.py TARGET FOLDER`."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the tests
     target, folder = sys.argv[1], Path(sys.argv[2])
     result = _load(target)(json.loads((folder / "payload.json").read_text()))
     rank, world = int(os.environ["PADDLE_TRAINER_ID"]), int(os.environ["PADDLE_TRAINERS_NUM"])
