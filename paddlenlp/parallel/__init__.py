@@ -15,9 +15,11 @@ __getattr__, __dir__, __all__ = lazy_module(
         "Fused": "layout",
         "Layout": "layout",
         "Linear": "layers",
+        "Mesh": "mesh",
         "REPLICATED": "layout",
         "Topology": "topology",
         "init_topology": "topology",
+        "set_topology": "topology",
     },
 )
 __all__.append("topology")

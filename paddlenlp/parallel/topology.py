@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
 
-from .group import Group, SoloGroup
 from .mesh import Mesh
 
-MakeGroup = Callable[[str, Sequence[int], int], Group]
+if TYPE_CHECKING:
+    from .group import Group
+
+MakeGroup = Callable[[str, Sequence[int], int], "Group"]
+
+
+def _solo() -> Group:
+    from .group import SoloGroup  # this module is imported where Paddle must not be
+
+    return SoloGroup()
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class Axis:
 
     size: int = 1
     rank: int = 0
-    group: Group = field(default_factory=SoloGroup)
+    group: Group = field(default_factory=_solo)
 
     @property
     def ranks(self) -> Tuple[int, ...]:
@@ -58,31 +66,34 @@ class Topology:
         parallel_output: logits stay cut over the vocabulary (`tensor_parallel_output`).
     """
 
-    mesh: Mesh = Mesh()
-    world: Axis = Axis()
-    dp: Axis = Axis()
-    pp: Axis = Axis()
-    sharding: Axis = Axis()
-    sep: Axis = Axis()
-    cp: Axis = Axis()
-    tp: Axis = Axis()
-    sequence: Axis = Axis()
-    data: Axis = Axis()
-    replica: Axis = Axis()
-    ep: Axis = Axis()
-    expert_sharding: Axis = Axis()
-    expert_replica: Axis = Axis()
-    ends: Axis = Axis()
+    mesh: Mesh = field(default_factory=Mesh)
+    world: Axis = field(default_factory=Axis)
+    dp: Axis = field(default_factory=Axis)
+    pp: Axis = field(default_factory=Axis)
+    sharding: Axis = field(default_factory=Axis)
+    sep: Axis = field(default_factory=Axis)
+    cp: Axis = field(default_factory=Axis)
+    tp: Axis = field(default_factory=Axis)
+    sequence: Axis = field(default_factory=Axis)
+    data: Axis = field(default_factory=Axis)
+    replica: Axis = field(default_factory=Axis)
+    ep: Axis = field(default_factory=Axis)
+    expert_sharding: Axis = field(default_factory=Axis)
+    expert_replica: Axis = field(default_factory=Axis)
+    ends: Axis = field(default_factory=Axis)
     links: Dict[str, Group] = field(default_factory=dict)
     sequence_parallel: bool = False
     parallel_output: bool = True
 
 
-_topology = Topology()
+_topology: Optional[Topology] = None
 
 
 def topology() -> Topology:
     """The mesh this process stands in: a single process until `init_topology` says otherwise."""
+    global _topology
+    if _topology is None:
+        _topology = Topology()
     return _topology
 
 
@@ -168,6 +179,8 @@ class _Builder:
         """The group of `ranks` if this rank is in it."""
         place = ranks.index(self.rank) if self.rank in ranks else -1
         if len(ranks) == 1:
+            from .group import SoloGroup
+
             return SoloGroup(name, tuple(ranks)) if place == 0 else None
         group = self.make(name, ranks, place)
         return group if place >= 0 else None
