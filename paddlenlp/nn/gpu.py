@@ -11,6 +11,8 @@ import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
+from paddlenlp.parallel.group import Group
+
 from . import plain
 
 
@@ -67,15 +69,17 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return F.swiglu(gate, up)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Paddle's, which takes the logarithm before the exponential on GPUs."""
+def cross_entropy(logits: Tensor, labels: Tensor, group: Group = plain.SOLO) -> Tensor:
+    """Paddle's, which takes the logarithm before the exponential on GPUs, where the logits are whole."""
+    if group.size > 1:
+        return plain.cross_entropy(logits, labels, group)
     loss = F.cross_entropy(logits.astype("float32"), labels.unsqueeze(-1), ignore_index=plain.IGNORED, reduction="none")
     return loss.squeeze(-1)
 
 
-def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False) -> Tensor:
+def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False, group: Group = plain.SOLO) -> Tensor:
     """The plain blocks of rows with Paddle's cross entropy."""
-    return plain.head_loss(x, weight, labels, transpose, cross_entropy)
+    return plain.head_loss(x, weight, labels, transpose, group, cross_entropy)
 
 
 ALWAYS: Dict[str, Callable[..., Tensor]] = {"swiglu": swiglu, "cross_entropy": cross_entropy, "head_loss": head_loss}

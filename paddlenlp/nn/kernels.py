@@ -8,10 +8,14 @@ grid.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import paddle
 from paddle import Tensor
+
+from paddlenlp.parallel.dropout import own_stream
+from paddlenlp.parallel.group import Group
 
 from . import plain
 from .precision import precision
@@ -142,7 +146,9 @@ def attention(
     Returns:
         [b, s, h, dv]
     """
-    y = _chosen["attention"](q, k, v, mask=mask, bias=bias, scale=scale, window=window, dropout=dropout)
+    options = {"mask": mask, "bias": bias, "scale": scale, "window": window, "dropout": dropout}
+    with own_stream() if dropout else nullcontext():  # each rank has other heads
+        y = _chosen["attention"](q, k, v, **options)
     return precision().round(y)
 
 
@@ -158,24 +164,35 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     return policy.round(_chosen["linear"](policy.to_compute(x), policy.to_compute(weight), bias))
 
 
+def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """`linear` of tensors in the compute dtype, not rounded: for those who sum several before they round."""
+    return _chosen["linear"](x, weight, bias)
+
+
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """Rows of weight [vocab, h] for ids [...], in the compute dtype: [..., h]."""
     return precision().to_compute(_chosen["embedding"](ids, weight))
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each token, float32 [t], for logits [t, v] and labels [t]; 0 where the label is -100."""
-    return _chosen["cross_entropy"](logits, labels)
+def cross_entropy(logits: Tensor, labels: Tensor, group: Group = plain.SOLO) -> Tensor:
+    """Loss of each token, float32 [t], for logits [t, v] and labels [t]; 0 where the label is -100.
+
+    Logits that are cut over the ranks of `group` are [t, v / ranks].
+    """
+    return _chosen["cross_entropy"](logits, labels, group)
 
 
-def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False) -> Tensor:
+def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False, group: Group = plain.SOLO) -> Tensor:
     """Sum of the cross entropies of x [t, h] times weight [h, v] ([v, h] with `transpose`) at labels [t] but -100.
 
     A float32 scalar. The logits of all rows never exist at once. For a mean divide by the number of kept labels of the
     whole global batch, so that a step does not depend on how it is split into micro batches.
+
+    Where the vocabulary is cut over the ranks of `group`, `weight` is this rank's, x, labels and the result are the
+    same on every rank, and the gradient of x is this rank's part of the sum.
     """
     policy = precision()
-    return _chosen["head_loss"](policy.to_compute(x), policy.to_compute(weight), labels, transpose)
+    return _chosen["head_loss"](policy.to_compute(x), policy.to_compute(weight), labels, transpose, group)
 
 
 configure()

@@ -12,6 +12,10 @@ import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
+from paddlenlp.parallel.group import Group, SoloGroup
+
+from .cut_loss import cut_cross_entropy
+
 IGNORED = -100
 """The label of a token that counts in no loss."""
 
@@ -30,6 +34,9 @@ KERNELS = (
     "head_loss",
 )
 """The operations below, by name."""
+
+SOLO = SoloGroup()
+"""Who has the columns of logits that are whole."""
 
 HEAD_ROWS = 1024
 """Rows of logits that `head_loss` has in memory at a time."""
@@ -126,11 +133,15 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(ids, weight)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, group: Group = SOLO) -> Tensor:
     """log(sum(exp(logits))) - logits[label] in float32, 0 where the label is -100. logits [t, v], labels [t] -> [t].
+
+    Where the columns of the logits are cut over the ranks of `group`, they are the own ones.
 
     (F.cross_entropy divides means by all labels, ignored ones too, and on a CPU gives no loss above 64.)
     """
+    if group.size > 1:
+        return cut_cross_entropy(logits, labels, group)
     kept = labels != IGNORED
     answers = paddle.where(kept, labels, paddle.zeros_like(labels)).unsqueeze(-1)
     logits = logits.astype("float32")
@@ -144,9 +155,12 @@ def head_loss(
     weight: Tensor,
     labels: Tensor,
     transpose: bool = False,
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    group: Group = SOLO,
+    loss: Callable[[Tensor, Tensor, Group], Tensor] = cross_entropy,
 ) -> Tensor:
     """Sum of `loss` of x [t, h] times weight [h, v] (or [v, h] with `transpose`), a block of rows at a time.
+
+    The ranks of `group` have the columns of the product.
 
     Without gradients no more than HEAD_ROWS rows of logits exist; with them the blocks stay for the backward pass.
     """
@@ -154,5 +168,5 @@ def head_loss(
     for start in range(0, x.shape[0], HEAD_ROWS):
         rows = slice(start, start + HEAD_ROWS)
         logits = paddle.matmul(x[rows], weight, transpose_y=transpose)
-        total = total + loss(logits, labels[rows]).sum()
+        total = total + loss(logits, labels[rows], group).sum()
     return total

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from typing import Iterator, Sequence
+from typing import Iterator, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -48,14 +48,15 @@ def skip_initialisation() -> Iterator[None]:
 def initialise(model: nn.Layer, std: float) -> None:
     """Draw every parameter of `model` that has an `init_scale`: normal, with deviation `std * init_scale`.
 
-    The others keep the constants they were made with.
+    Of a fused one `init_scale` may be a tuple, with a factor for each of its parts. The others keep the constants they
+    were made with.
     """
     if _skip:
         return
     for name, param in model.named_parameters():
         scale = getattr(param, "init_scale", None)
         if scale is not None:
-            fill(param, _whole(name, param, std * scale))
+            fill(param, _whole(name, param, std, scale))
 
 
 def fill(param: Tensor, whole: np.ndarray) -> None:
@@ -65,13 +66,15 @@ def fill(param: Tensor, whole: np.ndarray) -> None:
     param.set_value(paddle.to_tensor(share).astype(param.dtype))
 
 
-def _whole(name: str, param: Tensor, std: float) -> np.ndarray:
+def _whole(name: str, param: Tensor, std: float, scale: Union[float, Tuple[float, ...]]) -> np.ndarray:
     """The values of the whole parameter; each part of a fused one comes from its own stream."""
     fusion, shape = getattr(param, "fusion", None), param.whole_shape
     names = fusion.part_names(name) if fusion is not None else None
+    scales = scale if isinstance(scale, tuple) else (scale,) * (len(names) if names else 1)
     if fusion is None or names is None:
-        return _normal(name, shape, std)
-    return fusion.fuse([_normal(part, [*shape[:-1], size], std) for part, size in zip(names, fusion.sizes)])
+        return _normal(name, shape, std * scales[0])
+    parts = zip(names, fusion.sizes, scales)
+    return fusion.fuse([_normal(part, [*shape[:-1], size], std * scale) for part, size, scale in parts])
 
 
 def _normal(name: str, shape: Sequence[int], std: float) -> np.ndarray:

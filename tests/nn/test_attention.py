@@ -48,3 +48,18 @@ def test_equals_one_query_at_a_time(options):
     np.testing.assert_allclose(found, expected(layer, x, options.get("window", TOKENS)), rtol=1e-4, atol=1e-4)
     biases = sum(name.endswith("bias") for name, _ in layer.named_parameters())
     assert biases == 3 * options.get("qkv_bias", False) + options.get("out_bias", False)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_fused_matrix_in_groups_or_in_blocks(blocks):
+    apart, x = filled(qkv_bias=True), paddle.randn([ROWS * TOKENS, 12]) * 0.3
+    fused = Attention(CONFIG, qkv_bias=True, fused=True, blocks=blocks, fused_name="pack")
+    fused.o_proj.weight.set_value(apart.o_proj.weight)
+    for kind in ("weight", "bias"):
+        parts = [getattr(layer, kind).numpy() for layer in (apart.q_proj, apart.k_proj, apart.v_proj)]
+        groups = [np.split(part, 1 if blocks else 2, -1) for part in parts]  # two key heads
+        whole = np.concatenate([part for group in zip(*groups) for part in group], -1)
+        getattr(fused.pack, kind).set_value(whole)
+        np.testing.assert_array_equal(fused.pack.weight.fusion.fuse(parts), whole)
+    batch = Batch(ROWS, TOKENS, 0, TOKENS)
+    np.testing.assert_allclose(fused(x, batch).numpy(), apart(x, batch).numpy(), rtol=1e-5, atol=1e-5)

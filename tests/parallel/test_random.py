@@ -9,6 +9,7 @@ import pytest
 from paddlenlp.parallel import Axis, Topology, random
 from paddlenlp.parallel.layout import Layout
 from paddlenlp.parallel.random import init_seed, initialise, set_init_seed, skip_initialisation
+from paddlenlp.transformers import ChatGLMConfig, ChatGLMForCausalLM
 from paddlenlp.transformers.llama.configuration import LlamaConfig
 from paddlenlp.transformers.llama.modeling import LlamaForCausalLM
 
@@ -71,6 +72,16 @@ def test_deviations():
             expected = 0.05 / 4 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.05
             assert value.std() == pytest.approx(expected, rel=0.1), name
             assert abs(value.mean()) < expected / 5
+
+
+def test_parts_of_a_fused_matrix_may_have_deviations_of_their_own():
+    config = dict(vocab_size=20, hidden_size=64, inner_hidden_size=64, num_hidden_layers=8, num_attention_heads=4)
+    model = ChatGLMForCausalLM(ChatGLMConfig(**config, initializer_range=0.05))
+    layer = model.chatglm.transformer.layers[3]
+    weight = layer.attention.query_key_value.weight
+    found = [part.std() for part in weight.fusion.separate(weight.numpy())]
+    found += [layer.mlp.dense_h_to_4h.weight.numpy().std()]
+    np.testing.assert_allclose(found, [0.05, 0.05, 0.05 / 4, 0.05 / 4], rtol=0.05)
 
 
 def test_fused_matrices_start_from_the_separate_ones():

@@ -11,6 +11,8 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from paddlenlp.utils.pylayer import needed, note_frozen, save
+
 from .. import plain
 from . import threads
 
@@ -45,22 +47,23 @@ class _CausalAttention(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        note_frozen(ctx, q, k, v)
         (b, s, h, _), groups = q.shape, k.shape[2]
         keep = b * h * s * (s + BLOCK) * 2 <= KEPT_BYTES
         folded = [_fold(x, groups) for x in (q, k, v)]
         spans = _spans(b * groups)
         made = threads.run(lambda span: _forward([threads.cut(x, span) for x in folded], scale, keep), spans)
         ctx.scale, ctx.batch, ctx.spans, ctx.saved = scale, b, spans, [len(saved) for _, saved in made]
-        ctx.save_for_backward(*(x for _, saved in made for x in saved))
+        save(ctx, *(x for _, saved in made for x in saved))
         return _unfold(_joined([out for out, _ in made]), b)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
         saved = iter(ctx.saved_tensor())
         grad = _fold(grad, ctx.spans[-1][1] // ctx.batch)
         parts = [(span, list(islice(saved, count))) for span, count in zip(ctx.spans, ctx.saved)]
         made = threads.run(lambda part: _backward(threads.cut(grad, part[0]), part[1], ctx.scale), parts)
-        return tuple(_unfold(_joined(grads), ctx.batch) for grads in zip(*made))
+        return needed(ctx, [_unfold(_joined(grads), ctx.batch) for grads in zip(*made)])
 
 
 def _spans(heads: int) -> List[Tuple[int, int]]:
@@ -128,9 +131,9 @@ def _joined(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def _fold(x: Tensor, groups: int) -> Tensor:
-    """[b, s, h, d] -> [b * groups, h / groups, s, d]."""
+    """[b, s, h, d] -> [b * groups, h / groups, s, d], in one piece of memory."""
     b, s, h, d = x.shape
-    return x.transpose([0, 2, 1, 3]).reshape([b * groups, h // groups, s, d])
+    return x.transpose([0, 2, 1, 3]).reshape([b * groups, h // groups, s, d]).contiguous()
 
 
 def _unfold(x: Tensor, batch: int) -> Tensor:

@@ -9,7 +9,11 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from paddlenlp.parallel.group import Group
+from paddlenlp.utils.pylayer import save
+
 from .. import plain
+from ..cut_loss import losses_and_slopes
 from . import threads
 
 ROWS = 512
@@ -20,8 +24,10 @@ SMALLEST = 1e-27
 below this is computed again without it."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, group: Group = plain.SOLO) -> Tensor:
     """-log softmax(logits)[label] of each row, 0 where the label is -100."""
+    if group.size > 1:
+        return plain.cross_entropy(logits, labels, group)
     loss = F.cross_entropy(
         logits.astype("float32"), labels.unsqueeze(-1), ignore_index=plain.IGNORED, reduction="none"
     ).squeeze(-1)
@@ -29,8 +35,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return paddle.where(clipped, plain.cross_entropy(logits, labels), loss) if bool(clipped.any()) else loss
 
 
-def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False) -> Tensor:
-    """Sum of the cross entropies of x [t, h] times weight [h, v] ([v, h] with `transpose`) at labels [t] but -100."""
+def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False, group: Group = plain.SOLO) -> Tensor:
+    """Sum of the cross entropies of x [t, h] times weight [h, v] ([v, h] with `transpose`) at labels [t] but -100.
+
+    The ranks of `group` have the columns of the product; the gradient of x is this rank's part of the sum.
+    """
     x, weight = x.astype("float32"), weight.astype("float32")
     kept = labels != plain.IGNORED
     if not bool(kept.all()):
@@ -40,7 +49,7 @@ def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False
         return (x.sum() + weight[:1].sum()) * 0.0
     wanted = paddle.is_grad_enabled()
     wanted_x, wanted_weight = wanted and not x.stop_gradient, wanted and not weight.stop_gradient
-    return _HeadLoss.apply(x, weight, labels, transpose, wanted_x, wanted_weight)
+    return _HeadLoss.apply(x, weight, labels, transpose, group, wanted_x, wanted_weight)
 
 
 class _HeadLoss(PyLayer):
@@ -51,12 +60,19 @@ class _HeadLoss(PyLayer):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, transpose: bool, wanted_x: bool, wanted_weight: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        transpose: bool,
+        group: Group,
+        wanted_x: bool,
+        wanted_weight: bool,
     ) -> Tensor:
         total, grads_x, grad_weight = paddle.zeros([]), [], None
         for start in range(0, x.shape[0], ROWS):
             rows, answers = x[start : start + ROWS], labels[start : start + ROWS]
-            p, loss = _probabilities(rows, weight, answers, transpose)
+            p, loss = _probabilities(rows, weight, answers, transpose, group)
             total = total + loss
             if wanted_x:
                 grads_x.append(paddle.matmul(p, weight, transpose_y=not transpose))
@@ -65,7 +81,7 @@ class _HeadLoss(PyLayer):
                 grad_weight = part if grad_weight is None else grad_weight.add_(part)
         ctx.wanted = wanted_x, wanted_weight
         made = [paddle.concat(grads_x)] if wanted_x else []
-        ctx.save_for_backward(*made, *([grad_weight] if wanted_weight else []))
+        save(ctx, *made, *([] if grad_weight is None else [grad_weight]))
         return total
 
     @staticmethod
@@ -76,9 +92,12 @@ class _HeadLoss(PyLayer):
         return made[0] if wanted_x else None, made[-1] if wanted_weight else None, None
 
 
-def _probabilities(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool) -> Tuple[Tensor, Tensor]:
+def _probabilities(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool, group: Group) -> Tuple[Tensor, Tensor]:
     """softmax(logits) less 1 at each row's label, which is the gradient of its loss; and the sum of losses."""
     p = paddle.matmul(x, weight, transpose_y=transpose)
+    if group.size > 1:
+        losses, p = losses_and_slopes(p, labels, group)
+        return p, losses.sum()
     threads.run(lambda span: F.softmax_(threads.cut(p, span), -1), threads.spans(p.shape[0]))
     where = paddle.stack([paddle.arange(x.shape[0], dtype=labels.dtype), labels], -1)
     chosen = paddle.gather_nd(p, where)

@@ -9,6 +9,8 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
+from paddlenlp.utils.pylayer import needed, note_frozen, save
+
 from .. import plain
 
 
@@ -24,13 +26,14 @@ class _SwiGLU(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        note_frozen(ctx, gate, up)
         sigmoid = F.sigmoid(gate)
         silu = gate * sigmoid
-        ctx.save_for_backward(up, sigmoid, silu)
+        save(ctx, up, sigmoid, silu)
         return silu * up
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
         up, sigmoid, silu = ctx.saved_tensor()
         slope = (silu * sigmoid).scale_(-1.0).add_(silu).add_(sigmoid)
-        return slope.multiply_(grad).multiply_(up), grad * silu
+        return needed(ctx, [slope.multiply_(grad).multiply_(up), grad * silu])

@@ -8,6 +8,8 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from paddlenlp.utils.pylayer import needed, note_frozen, save
+
 from .. import plain
 
 
@@ -25,17 +27,18 @@ class _RMSNorm(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        note_frozen(ctx, x, weight)
         size = x.shape[1]
         inverse = paddle.rsqrt(paddle.matmul(paddle.square(x), paddle.full([size, 1], 1.0 / size)) + eps)
         y = x * inverse
-        ctx.save_for_backward(y, inverse, weight)
+        save(ctx, y, inverse, weight)
         return y * weight
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
         y, inverse, weight = ctx.saved_tensor()
         rows, size = y.shape
         product = grad * y
         grad_weight = paddle.matmul(paddle.ones([1, rows]), product).reshape([size])
         along = y * paddle.matmul(product, (weight / size).unsqueeze(1))
-        return (grad * weight).subtract_(along).multiply_(inverse), grad_weight
+        return needed(ctx, [(grad * weight).subtract_(along).multiply_(inverse), grad_weight])

@@ -8,6 +8,8 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from paddlenlp.utils.pylayer import save
+
 from .. import plain
 
 
@@ -36,7 +38,7 @@ class _Rotate(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
+        save(ctx, cos, sin)
         flat = [x.shape[0], -1]
         return (x.reshape(flat) * cos).add_(_swap(x).reshape(flat).multiply_(sin)).reshape(x.shape)
 

@@ -49,7 +49,10 @@ def spans(length: int) -> List[Tuple[int, int]]:
 
 
 def cut(x: Tensor, span: Tuple[int, int]) -> Tensor:
-    """x[start:end] in the memory of x, or of its copy if x is a transposed view."""
+    """x[start:end] in the memory of x, or of its copy if x is a transposed view.
+
+    Parts that run at once must not cut the same view: Paddle puts the copy in the place of the view, which is a race.
+    """
     return x.contiguous()._slice(*span)
 
 
