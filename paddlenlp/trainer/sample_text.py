@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ TOP_P = 0.95
 
 
 class SampleTextCallback(TrainerCallback):
-    """Logs how the model continues `sample_prompt`: a look at the model, which never stops or changes training."""
+    """Logs how the model continues `sample_prompt`: a look at the model, which never stops or changes training.
+
+    All ranks compute it, since each may hold a part of the model; the first logs it.
+    """
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The sample before training."""
@@ -29,9 +33,11 @@ class SampleTextCallback(TrainerCallback):
 
     def _show(self, when: str, args: Any, model: Any, tokenizer: Any) -> None:
         try:
-            logger.info(f"Sample {when} training: {sample_text(model, tokenizer, args)!r}")
+            level, line = INFO, f"Sample {when} training: {sample_text(model, tokenizer, args)!r}"
         except Exception as error:
-            logger.warning(f"No sample {when} training: {error!r}")
+            level, line = WARNING, f"No sample {when} training: {error!r}"
+        if args.process_index == 0:
+            logger.log(level, line)
 
 
 def sample_text(model: Any, tokenizer: Any, args: Any) -> str:

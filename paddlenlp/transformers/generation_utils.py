@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -9,6 +10,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddlenlp.nn.cache import KVCache
+from paddlenlp.parallel.objects import from_first
 from paddlenlp.utils.errors import UsageError
 
 
@@ -18,7 +20,10 @@ class GenerationMixin(nn.Layer):
     config: Any
 
     def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """Logits [b, vocab] of the token after `input_ids` [b, s], which are read after what `cache` holds."""
+        """Logits [b, vocab] of the token after `input_ids` [b, s], which are read after what `cache` holds.
+
+        The same on all ranks that hold parts of the model.
+        """
         raise NotImplementedError
 
     @paddle.no_grad()
@@ -35,7 +40,8 @@ class GenerationMixin(nn.Layer):
         """`input_ids` continued.
 
         The model runs as in evaluation, and its mode is put back. Sampling draws from a generator of its own, so that
-        the random state of a training run is left alone.
+        the random state of a training run is left alone. In a job of several processes all call it together with the
+        same arguments, and all get the same text.
 
         Args:
             input_ids: int64 [b, s], rows of equal length.
@@ -44,7 +50,7 @@ class GenerationMixin(nn.Layer):
             temperature: logits are divided by it before drawing.
             top_p: draw from the smallest set of most likely tokens whose probabilities reach it.
             eos_token_id: a row that has produced it is continued with it; when all have, the text ends.
-            seed: of the draws; unpredictable if None.
+            seed: of the draws; unpredictable if None, but the same on all ranks.
 
         Returns:
             int64 [b, s + n] with n <= max_new_tokens.
@@ -54,7 +60,7 @@ class GenerationMixin(nn.Layer):
         """
         ids = input_ids if isinstance(input_ids, Tensor) else paddle.to_tensor(input_ids, dtype="int64")
         _check(ids, max_new_tokens, temperature, top_p)
-        choose = _Chooser(temperature, top_p, seed) if do_sample else _most_likely
+        choose = _Chooser(temperature, top_p, _agreed(seed)) if do_sample else _most_likely
         training = self.training
         self.eval()
         try:
@@ -75,6 +81,11 @@ class GenerationMixin(nn.Layer):
                 break
             unread = paddle.to_tensor(chosen[:, None])
         return paddle.to_tensor(texts)
+
+
+def _agreed(seed: Optional[int]) -> int:
+    """`seed`, or one that the first process of the job makes up."""
+    return from_first(secrets.randbits(63)) if seed is None else seed
 
 
 def _check(ids: Tensor, count: int, temperature: float, top_p: float) -> None:

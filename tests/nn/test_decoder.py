@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
 
-from paddlenlp.nn import Linear
+from paddlenlp.nn import Linear, decoder
 from paddlenlp.transformers.llama.modeling import LlamaForCausalLM, LlamaForCausalLMPipe, LlamaModel
+from paddlenlp.utils.errors import UsageError
 
 
 def gradients(model):
@@ -57,6 +60,16 @@ def test_base_model_gives_hidden_states(build, batch):
     assert hidden.shape == [4, 16, 24]
     logits = paddle.matmul(hidden, model.lm_head.weight)
     np.testing.assert_allclose(logits.numpy(), model(batch["input_ids"]).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("axis", "flag"), [("sep", "sep_parallel_degree"), ("cp", "context_parallel_degree")])
+def test_models_whose_rows_are_cut_are_not_called_with_whole_ones(build, batch, monkeypatch, axis, flag):
+    models = [build(), LlamaModel.from_config(build().config)]
+    sizes = {name: SimpleNamespace(size=2 if name == axis else 1) for name in ("pp", "sep", "cp")}
+    monkeypatch.setattr(decoder, "topology", lambda: SimpleNamespace(**sizes))
+    for model in models:
+        with pytest.raises(UsageError, match=f"{flag}=2 .*{type(model).__name__}.*train_batch"):
+            model(batch["input_ids"])
 
 
 def test_loss_is_the_mean_over_kept_labels(build, batch):
