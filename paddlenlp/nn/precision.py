@@ -14,8 +14,9 @@ so that a low-precision run trains on a CPU: slowly, and with the low-precision 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Literal
+from typing import Dict, Iterable, List, Literal, cast
 
+import paddle
 from paddle import Tensor
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -62,9 +63,18 @@ def set_precision(policy: Precision) -> None:
     _policy = policy
 
 
-def dtype_name(x: Tensor) -> str:
-    """The dtype of `x` as a policy writes it."""
-    return str(x.dtype).rpartition(".")[2]
+def dtype_name(x: Tensor) -> DType:
+    """The dtype of `x`, which is one of a policy's."""
+    return cast(DType, str(x.dtype).rpartition(".")[2])
+
+
+def add_to(total: Tensor, term: Tensor) -> None:
+    """Add `term` to `total` in place, in the dtype of `total`."""
+    kept = dtype_name(total)
+    if kept == "float32" or not _policy.emulated:
+        total.add_(term.astype(kept))
+    else:  # Paddle's CPU build adds no low-precision tensors
+        paddle.assign((total.astype("float32") + term.astype("float32")).astype(kept), output=total)
 
 
 class GradientSums:

@@ -1,9 +1,10 @@
-"""AdamW (Loshchilov and Hutter 2019) over named parameters, with clipping, float32 masters and loss scaling.
+"""AdamW (Loshchilov and Hutter 2019) over the pieces of parameters that this rank updates, with clipping, float32
+masters and loss scaling.
 
 The arithmetic is Paddle's: `merged_adam_` is the kernel under `paddle.optimizer.Adam(use_multi_tensor=True)`, on a CPU
 four times as fast as the one under `paddle.optimizer.AdamW`; decoupled decay before it, `p *= 1 - lr * weight_decay`,
 makes it AdamW. The state is kept here, by structured parameter name, so that a checkpoint does not depend on how Paddle
-numbered its tensors. Parameters are updated one by one (on a CPU one in each thread), so that few float32 copies of
+numbered its tensors. Pieces are updated one by one (on a CPU one in each thread), so that few float32 copies of
 low-precision gradients exist at a time.
 """
 
@@ -11,14 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import paddle
 from paddle import Tensor, _C_ops
 
 from paddlenlp.nn import kernels
+from paddlenlp.parallel.gradients import Gradients, Piece
+from paddlenlp.parallel.offload import to_device, to_host, write_back
+from paddlenlp.parallel.sharding import build_gradients
+from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.loss_scaler import LossScaler
 from paddlenlp.trainer.tensor_state import fill, match
+from paddlenlp.utils.log import logger
 
 NOT_DECAYED = ("bias", "norm")
 
@@ -39,33 +45,21 @@ class StepReport(NamedTuple):
 
 @dataclass
 class _Slot:
-    """One trained parameter and its state."""
+    """One piece and its state."""
 
-    name: str
-    param: Tensor
-    master: Optional[Tensor]
+    piece: Piece
     moments: Tuple[Tensor, Tensor]
     powers: Tuple[Tensor, Tensor]
     decayed: bool
 
-    @property
-    def weight(self) -> Tensor:
-        """The float32 tensor that is updated."""
-        return self.param if self.master is None else self.master
-
-    def gradient(self) -> Tensor:
-        """The gradient in float32: the parameter's own, or a copy."""
-        gradient: Any = self.param.grad
-        return gradient if gradient.dtype == paddle.float32 else gradient.astype("float32")
-
     def state(self) -> Dict[str, Tensor]:
-        values = (*self.moments, *self.powers)
-        return {f"{self.name}/{key}": value for key, value in zip(STATE_KEYS, values)}
+        return dict(zip(STATE_KEYS, (*self.moments, *self.powers)))
 
-    def publish(self) -> None:
-        """Round the master into the parameter."""
-        if self.master is not None:
-            paddle.assign(self.master.astype(self.param.dtype), output=self.param)
+    def shaped(self) -> Dict[str, Tensor]:
+        """The state under its names in a checkpoint, moments in the shape of the parameter."""
+        moment, power = self.piece.param.shape, [1]
+        shapes = zip(self.state().items(), (moment, moment, power, power))
+        return {f"{self.piece.name}/{key}": value.reshape(shape) for (key, value), shape in shapes}
 
 
 STATE_KEYS = ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0")
@@ -73,23 +67,24 @@ STATE_KEYS = ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0")
 
 
 class Optimizer:
-    """AdamW over named parameters.
+    """AdamW over the pieces of `gradients`.
 
-    Frozen parameters (`stop_gradient`) have no state and are left alone; a parameter without a gradient in some step is
-    left alone in that step. Low-precision parameters get float32 masters, which are updated and then rounded into them.
+    Frozen parameters (`stop_gradient`) have no state and are left alone; a piece without a gradient in some step is
+    left alone in that step. Low-precision parameters have float32 masters, which are updated and rounded into them.
 
     Args:
-        named_parameters: `(structured name, parameter)`; a tied parameter occurs once.
+        gradients: gives pieces and their gradients, and takes the updated weights.
         learning_rate: a number, or a scheduler: a callable without arguments that returns the present learning rate.
         weight_decay: coefficient of the decoupled decay, applied with the learning rate of the step to parameters whose
             name contains neither "bias" nor "norm".
         max_grad_norm: gradients whose global norm is larger are scaled down to it; 0 does not clip.
         scaler: loss scaler of a float16 run.
+        offload: keep moments and masters in host memory and bring those of one piece after the other to the device.
     """
 
     def __init__(
         self,
-        named_parameters: Iterable[Tuple[str, Tensor]],
+        gradients: Gradients,
         learning_rate: Union[float, Callable[[], float]],
         *,
         beta1: float = 0.9,
@@ -98,24 +93,28 @@ class Optimizer:
         weight_decay: float = 0.0,
         max_grad_norm: float = 0.0,
         scaler: Optional[LossScaler] = None,
+        offload: bool = False,
     ) -> None:
+        self.gradients = gradients
         self._learning_rate = learning_rate
         self._betas = (beta1, beta2)
         self._epsilon = epsilon
         self._weight_decay = weight_decay
         self._max_grad_norm = max_grad_norm
+        self._offload = offload
         self.scaler = scaler
-        named_parameters = list(named_parameters)
-        self._slots = [self._slot(name, param) for name, param in named_parameters if not param.stop_gradient]
-        self._frozen = [name for name, param in named_parameters if param.stop_gradient]
+        self._slots = {piece.name: self._slot(piece) for piece in gradients.pieces}
 
-    def _slot(self, name: str, param: Tensor) -> _Slot:
-        master = None if param.dtype == paddle.float32 else param.detach().astype("float32")
-        moments = (paddle.zeros(param.shape, "float32"), paddle.zeros(param.shape, "float32"))
+    def _slot(self, piece: Piece) -> _Slot:
+        shape = piece.weight.shape
+        moments = (paddle.zeros(shape, "float32"), paddle.zeros(shape, "float32"))
+        if self._offload:
+            moments = (to_host(moments[0]), to_host(moments[1]))
+            piece.weight = to_host(piece.weight) if piece.master else piece.weight
         # In host memory the kernel reads and advances the powers without waiting for the device.
         power1, power2 = (paddle.to_tensor([beta], "float32", place=paddle.CPUPlace()) for beta in self._betas)
-        decayed = not any(word in name for word in NOT_DECAYED)
-        return _Slot(name, param, master, moments, (power1, power2), decayed)
+        decayed = not any(word in piece.name for word in NOT_DECAYED)
+        return _Slot(piece, moments, (power1, power2), decayed)
 
     @property
     def lr(self) -> float:
@@ -129,18 +128,20 @@ class Optimizer:
 
     @paddle.no_grad()
     def step(self) -> StepReport:
-        """Clip the gradients in `param.grad`, which carry `loss_scale`, in place, and update.
+        """Clip the gradients, which carry `loss_scale`, in place, update, and publish the new weights.
 
-        Nothing changes if their norm is not finite. Reading the norm waits once per step for the device.
+        Nothing changes if their norm is not finite, which all ranks see alike, since the norm is that of the whole job.
+        Reading it waits once per step for the device.
         """
-        slots = [slot for slot in self._slots if slot.param.grad is not None]
-        slots.sort(key=lambda slot: slot.param.size, reverse=True)  # threads share the work best with the largest first
+        slots = [slot for slot in self._slots.values() if self.gradients.gradient(slot.piece) is not None]
+        slots.sort(key=lambda slot: slot.piece.weight.size, reverse=True)  # threads share the work best like this
         scale = self.loss_scale
-        norm = _global_norm(slots) / scale
+        norm = self._global_norm(slots) / scale
         applied = math.isfinite(norm)
         if applied:
             clip = self._max_grad_norm / norm if 0 < self._max_grad_norm < norm else 1.0
             self._update(slots, clip / scale)
+            self.gradients.publish()
         if self.scaler:
             self.scaler.update(overflow=not applied)
         return StepReport(applied, norm, scale)
@@ -151,24 +152,77 @@ class Optimizer:
         keep = 1.0 - lr * self._weight_decay
 
         def update(slot: _Slot) -> None:
-            gradient = slot.gradient()
+            gradient: Any = self.gradients.gradient(slot.piece)
             if factor != 1.0:
                 gradient.scale_(factor)
+            at_rest = (slot.piece.weight, *slot.moments)
+            weight, *moments = tensors = [to_device(x) for x in at_rest]
             if slot.decayed and keep != 1.0:
-                slot.weight.scale_(keep)
-            _adam(slot, gradient, rate, *self._betas, self._epsilon)
-            slot.publish()
+                weight.scale_(keep)
+            _adam(weight, gradient, rate, (*moments, *slot.powers), *self._betas, self._epsilon)
+            for rest, tensor in zip(at_rest, tensors):
+                write_back(rest, tensor)
 
         kernels.each(update, slots)
 
+    def _global_norm(self, slots: List[_Slot]) -> float:
+        """L2 norm over the gradients of the whole model.
+
+        Every rank sums the squares of its pieces, each divided by the number of ranks that count it too; one sum over
+        all ranks in float64 follows, so each element counts once in every layout, and all ranks get the same bits.
+        """
+
+        def square(slot: _Slot) -> Tensor:
+            gradient: Any = self.gradients.gradient(slot.piece)
+            copies = slot.piece.copies
+            if isinstance(copies, Tensor):
+                return _C_ops.squared_l2_norm(gradient / copies.sqrt())
+            found = _C_ops.squared_l2_norm(gradient)
+            return found if copies == 1 else found / copies
+
+        squares = kernels.each(square, slots)
+        total = paddle.concat(squares).astype("float64").sum() if squares else paddle.zeros([], "float64")
+        return float(topology().world.group.all_reduce(total).wait()) ** 0.5
+
     def clear_grad(self) -> None:
-        """Free the gradients; the first backward pass then stores instead of adding to zeros."""
-        for slot in self._slots:
-            slot.param.clear_gradient(False)
+        """Free the gradients."""
+        self.gradients.clear()
+
+    # ---- state, piece by piece: what a checkpoint of any layout is made of -----------------------------------
+
+    @property
+    def pieces(self) -> List[Piece]:
+        """What this rank updates; see `Piece`."""
+        return [slot.piece for slot in self._slots.values()]
+
+    def states(self, piece: Piece) -> Dict[str, Tensor]:
+        """The live state of a piece: each of STATE_KEYS -> flat float32 tensor; moments [stop - start], powers [1]."""
+        return {key: value.reshape([-1]) for key, value in self._slots[piece.name].state().items()}
+
+    def load_states(self, piece: Piece, key: str, values: Any) -> None:
+        """Copy `values` (flat array or tensor, of the size that `states` gives) into one state tensor, bitwise."""
+        target = self._slots[piece.name].state()[key]
+        fill(target, values.reshape(target.shape))
+
+    def master(self, piece: Piece) -> Optional[Tensor]:
+        """The live float32 master of a piece, flat [stop - start]; None where the parameter is float32 itself."""
+        return piece.weight.reshape([-1]) if piece.master else None
+
+    @paddle.no_grad()
+    def load_weight(self, piece: Piece, values: Any) -> None:
+        """Set the float32 weight of a piece to `values` (flat, any float). Call `publish` once after all pieces."""
+        fill(piece.weight, values.reshape(piece.weight.shape))
+
+    @paddle.no_grad()
+    def publish(self) -> None:
+        """Bring the weights of all pieces into the parameters of all ranks; every rank calls it."""
+        self.gradients.publish()
+
+    # ---- state as whole tensors, where this rank updates whole parameters ------------------------------------
 
     def state_tensors(self) -> Dict[str, Tensor]:
         """The live state: for each parameter `{name}/{key}` for each of STATE_KEYS."""
-        return {key: value for slot in self._slots for key, value in slot.state().items()}
+        return {key: value for slot in self._slots.values() for key, value in slot.shaped().items()}
 
     def load_state_tensors(self, tensors: Any) -> None:
         """Copy `tensors` (a mapping from name to array or tensor, such as TensorFiles) into the state, bitwise.
@@ -186,9 +240,12 @@ class Optimizer:
 
         Parameters that are float32 themselves are included, as in the reference.
         """
-        if all(slot.master is None for slot in self._slots):
+        if not any(piece.master for piece in self.pieces):
             return {}
-        return {slot.name: slot.weight for slot in self._slots}
+        return self._weights()
+
+    def _weights(self) -> Dict[str, Tensor]:
+        return {piece.name: piece.weight.reshape(piece.param.shape) for piece in self.pieces}
 
     @paddle.no_grad()
     def load_master_tensors(self, tensors: Any) -> None:
@@ -200,38 +257,35 @@ class Optimizer:
         Raises:
             UsageError: entries are missing, left over or of another shape; all are named, and nothing was changed.
         """
-        own = {slot.name: slot.weight for slot in self._slots}
-        match(own, tensors, "master weights", ignored=self._frozen)
-        for slot in self._slots:
-            fill(slot.weight, tensors[slot.name])
-            slot.publish()
+        match(self._weights(), tensors, "master weights", ignored=self.gradients.frozen)
+        for piece in self.pieces:
+            self.load_weight(piece, tensors[piece.name])
+        self.publish()
 
 
-def _global_norm(slots: List[_Slot]) -> float:
-    """L2 norm over all gradients, in float32; each parameter once, however often the model uses it."""
-    if not slots:
-        return 0.0
-    squares = kernels.each(lambda slot: _C_ops.squared_l2_norm(slot.gradient()), slots)
-    return float(paddle.add_n(squares).reshape([])) ** 0.5
-
-
-def _adam(slot: _Slot, gradient: Tensor, rate: Tensor, beta1: float, beta2: float, epsilon: float) -> None:
-    """One Adam update in place of the weight, both moments and both powers."""
-    moment1, moment2 = slot.moments
-    power1, power2 = slot.powers
+def _adam(weight: Tensor, gradient: Tensor, rate: Tensor, state: Sequence[Tensor], *numbers: float) -> None:
+    """One Adam update in place of the weight, both moments and both powers; `numbers` are beta1, beta2, epsilon."""
+    moment1, moment2, power1, power2 = state
     kernel: Any = _C_ops.merged_adam_  # Paddle's type stub lacks some of its parameters
-    lists = ([slot.weight], [gradient], [rate], [moment1], [moment2], None, [power1], [power2], None)
+    lists = ([weight], [gradient], [rate], [moment1], [moment2], None, [power1], [power2], None)
     multi_precision = use_global_beta_pow = amsgrad = False
-    kernel(*lists, beta1, beta2, epsilon, multi_precision, use_global_beta_pow, amsgrad)
+    kernel(*lists, *numbers, multi_precision, use_global_beta_pow, amsgrad)
 
 
 def build_optimizer(model: Any, args: Any, lr_scheduler: Any = None) -> Optimizer:
     """The optimizer that `args` (TrainingArguments) describe, over the trainable parameters of `model`.
 
-    `lr_scheduler` is a `paddle.optimizer.lr.LRScheduler`, or None for a constant `args.learning_rate`.
+    Sets `model.gradients` to what the layout of the job (`topology()`) and `args.sharding_stage` need.
+
+    Args:
+        model: a `StagedModel`.
+        lr_scheduler: a `paddle.optimizer.lr.LRScheduler`, or None for a constant `args.learning_rate`.
     """
+    model.gradients = build_gradients(model, args.sharding_stage, args.bucket_bytes)
+    if args.sharding_offload and paddle.get_device().startswith("cpu"):
+        logger.info("sharding offload changes nothing on a CPU: the optimizer's state is in host memory already")
     return Optimizer(
-        model.named_parameters(),
+        model.gradients,
         args.learning_rate if lr_scheduler is None else lr_scheduler,
         beta1=args.adam_beta1,
         beta2=args.adam_beta2,
@@ -239,4 +293,5 @@ def build_optimizer(model: Any, args: Any, lr_scheduler: Any = None) -> Optimize
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         scaler=LossScaler(args.scale_loss) if args.fp16 else None,
+        offload=args.sharding_offload,
     )

@@ -26,7 +26,8 @@ class TrainStep:
     """Runs steps.
 
     Args:
-        model: has `train_batch(micro_batches, scale) -> mean loss`, which leaves gradients in the parameters.
+        model: has `train_batch(micro_batches, scale) -> mean loss`, which leaves gradients in the parameters, and
+            `after_update(applied)`.
         optimizer: see `paddlenlp.trainer.optimizer.Optimizer`.
         lr_scheduler: moved on after every update.
         event: told "on_optimizer_begin" and "on_optimizer_end".
@@ -57,6 +58,7 @@ class TrainStep:
         self.event("on_optimizer_begin")
         with self.phases("optimizer-step"):
             report = self.optimizer.step()
+            self.model.after_update(report.applied)
         self.event("on_optimizer_end")
         self.optimizer.clear_grad()
         if report.applied:
