@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
+import paddle
 from paddle import Tensor
+
+from paddlenlp.parallel.topology import topology
+from paddlenlp.utils.errors import UsageError
 
 from . import kernels
 from .batch import Batch
+from .blocks import Rule
+from .exchange import to_heads, to_sequence
 from .position import Rotary
+from .precision import precision
 from .recompute import recomputed
+from .ring import ring_attention
 
 
 def attend(
@@ -28,21 +36,65 @@ def attend(
 ) -> Tensor:
     """Causal attention of the heads of this rank over the tokens of this micro batch and the cache.
 
+    Where ranks share each row, s is what this rank holds of it, and the result is that of whole rows.
+
     Args:
         q: [b, s, h, d].
         k, v: [b, s, hkv, d] and [b, s, hkv, dv].
         position: turns queries and keys.
-        slopes: of linear biases (Press et al., arXiv:2108.12409), float32, one for each head of the whole layer.
+        slopes: of linear biases (Press et al., arXiv:2108.12409), float32, one for each head of the whole layer: the
+            score of a key that is n places before the query falls by n slopes.
         scale: factor of q k'; 1 / sqrt(d) if None.
         window: a query sees only keys less than `window` positions back.
         dropout: rate at which probabilities are dropped.
 
     Returns:
         [b, s, h, dv]
+
+    Raises:
+        UsageError: ranks share each row in a way that does not go with the number of heads or with dropout.
     """
     if position is not None:
         q, k = position(q, k, batch)
     if batch.cache is not None:
         k, v = batch.cache.extend(k, v)
-    core = partial(kernels.attention, mask=batch.attention_mask, scale=scale, window=window, dropout=dropout)
-    return recomputed(core, q, k, v) if batch.recompute == "core_attn" else core(q, k, v)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = to_heads(q, k, v)
+    mask, slopes = _own_heads(batch.attention_mask, slopes, q.shape[2])
+    if topology().cp.size > 1:  # keeps nothing that recomputing would save
+        return _around_ring(q, k, v, Rule(scale, window, slopes, mask), dropout)
+    core = partial(_core, slopes=slopes, mask=mask, scale=scale, window=window, dropout=dropout)
+    return to_sequence(recomputed(core, q, k, v) if batch.recompute == "core_attn" else core(q, k, v))
+
+
+def _core(q: Tensor, k: Tensor, v: Tensor, *, slopes: Optional[np.ndarray], **options: Any) -> Tensor:
+    # The bias is made in here, so that it is not kept where the core is recomputed.
+    bias = None if slopes is None else _linear_bias(slopes, q.shape[1], k.shape[1])
+    return kernels.attention(q, k, v, bias=bias, **options)
+
+
+def _around_ring(q: Tensor, k: Tensor, v: Tensor, rule: Rule, dropout: float) -> Tensor:
+    axis = topology().cp
+    if dropout:
+        raise UsageError(
+            f"attention dropout is {dropout}, which ring attention (context_parallel_degree={axis.size}) does not "
+            "have: set attention_probs_dropout_prob=0, or use sep_parallel_degree instead of context_parallel_degree"
+        )
+    return precision().round(ring_attention(q, k, v, rule, axis.group))
+
+
+def _own_heads(mask: Optional[Tensor], slopes: Optional[np.ndarray], heads: int) -> Any:
+    """Mask and slopes of the heads of this rank: its tensor-parallel block, and of that its part under sep."""
+    mesh = topology()
+    first = (mesh.tp.rank * mesh.sep.size + mesh.sep.rank) * heads
+    own = slice(first, first + heads)
+    if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
+        mask = mask[:, own]
+    return mask, None if slopes is None else slopes[own]
+
+
+def _linear_bias(slopes: np.ndarray, queries: int, keys: int) -> Tensor:
+    """slope * (place of the key - place of the query), float32 [1, heads, queries, keys]; the queries come last."""
+    places = paddle.arange(keys, dtype="float32")
+    distance = places.unsqueeze(0) - places[keys - queries :].unsqueeze(1)
+    return (paddle.to_tensor(slopes, "float32").reshape([-1, 1, 1]) * distance).unsqueeze(0)

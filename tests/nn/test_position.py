@@ -6,8 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlenlp.nn import Rotary
+from paddlenlp.nn import Rotary, Rotary2D
 from paddlenlp.nn.batch import Batch, make_batch
+from paddlenlp.nn.frequencies import score_factor
 from paddlenlp.nn.position import MIN_ROWS
 from paddlenlp.utils.errors import UsageError
 
@@ -65,6 +66,54 @@ def test_llama3_keeps_fast_slows_slow_and_blends_between():
     np.testing.assert_allclose(found(rotary, 100), turned(expected, 99), atol=1e-5)
 
 
+def test_yarn_keeps_fast_slows_slow_and_blends_between():
+    values = {"factor": 4.0, "beta_fast": 4.0, "beta_slow": 1.0, "original_max_position_embeddings": 64}
+    rotary = Rotary(DIM, BASE, {"rope_type": "yarn", **values}, max_length=256)
+    numbers = [DIM * np.log(64 / (turns * 2 * np.pi)) / (2 * np.log(BASE)) for turns in (4, 1)]
+    assert 0 < numbers[0] < 1 and 1 < numbers[1] < 2  # rounded outwards: pair 0 is kept, 2 and 3 are slowed
+    expected = plain() * [1, 0.5 + 0.5 / 4, 1 / 4, 1 / 4]
+    amplitude = 0.1 * np.log(4) + 1
+    np.testing.assert_allclose(found(rotary, 100), amplitude * turned(expected, 99), atol=1e-5)
+    whole = Rotary(DIM, BASE, {"rope_type": "yarn", **values, "truncate": False}, max_length=256)
+    share = (1 - numbers[0]) / (numbers[1] - numbers[0])
+    expected = plain() * [1, 1 - share + share / 4, 1 / 4, 1 / 4]
+    np.testing.assert_allclose(found(whole, 100), amplitude * turned(expected, 99), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "amplitude"),
+    [
+        ({"mscale": 0.7, "mscale_all_dim": 0.7}, 1.0),
+        ({"mscale": 1.0, "mscale_all_dim": 0.5}, (0.1 * np.log(4) + 1) / (0.05 * np.log(4) + 1)),
+        ({"mscale": 0.7}, 0.1 * np.log(4) + 1),
+        ({"attention_factor": 1.5}, 1.5),
+        ({"factor": 0.5}, 1.0),
+        ({"factor": None}, 0.1 * np.log(256 / 64) + 1),
+    ],
+)
+def test_amplitude_of_yarn(more, amplitude):
+    values = {"factor": 4.0, "original_max_position_embeddings": 64, **more}
+    at = found(Rotary(DIM, BASE, {"rope_type": "yarn", **values}, max_length=256), 70)
+    np.testing.assert_allclose(np.abs(at), amplitude, rtol=1e-5)
+
+
+def test_factor_of_scores():
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    assert score_factor(None, 64) == score_factor(scaling, 64) == 1.0
+    assert score_factor({**scaling, "mscale_all_dim": 0.7}, 64) == pytest.approx((0.07 * np.log(4) + 1) ** 2)
+
+
+def test_longrope_acts_otherwise_beyond_the_original_length():
+    short, long = [1.0, 1.1, 1.5, 2.0], [1.0, 2.0, 4.0, 8.0]
+    values = {"short_factor": short, "long_factor": long, "original_max_position_embeddings": 32}
+    rotary = Rotary(DIM, BASE, {"rope_type": "longrope", **values}, max_length=64)
+    amplitude = np.sqrt(1 + np.log(64 / 32) / np.log(32))
+    np.testing.assert_allclose(found(rotary, 32), amplitude * turned(plain() / short, 31), atol=1e-5)
+    np.testing.assert_allclose(found(rotary, 40), amplitude * turned(plain() / long, 39), atol=1e-5)
+    with pytest.raises(UsageError, match="short_factor has 4 numbers for 5 pairs"):
+        found(Rotary(10, BASE, {"rope_type": "longrope", **values}, max_length=64), 5)
+
+
 def test_tables_grow_with_the_sequence():
     rotary = Rotary(DIM, BASE)
     for length in (3, MIN_ROWS, MIN_ROWS + 1, 1000, 5):
@@ -117,3 +166,31 @@ def test_layers_share_one_table():
 def test_wrong_scaling_is_refused(scaling, message):
     with pytest.raises(UsageError, match=message):
         Rotary(DIM, BASE, scaling)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_features_beyond_those_that_turn_stay(interleaved):
+    rotary, batch = Rotary(DIM, BASE, interleaved=interleaved), Batch(1, 3, 0, 3)
+    q, k = paddle.randn([1, 3, 2, DIM + 5]), paddle.randn([1, 3, 1, DIM + 5])
+    for whole, x, alone in zip(rotary(q, k, batch), (q, k), rotary(q[..., :DIM], k[..., :DIM], batch)):
+        np.testing.assert_array_equal(whole[..., :DIM].numpy(), alone.numpy())
+        np.testing.assert_array_equal(whole[..., DIM:].numpy(), x[..., DIM:].numpy())
+
+
+def test_two_positions_turn_a_half_each():
+    places = np.array([[[0, 5, 2], [1, 1, 700]]])
+    q, k = paddle.randn([1, 3, 2, 2 * DIM]), paddle.randn([1, 3, 1, 2 * DIM])
+    turned_q, turned_k = Rotary2D(2 * DIM, BASE)(q, k, make_batch(paddle.zeros([1, 3]), paddle.to_tensor(places)))
+    for half, at in ((slice(0, DIM), places[:, 0]), (slice(DIM, None), places[:, 1])):
+        batch = make_batch(paddle.zeros([1, 3]), paddle.to_tensor(at))
+        expected = Rotary(DIM, BASE)(q[..., half], k[..., half], batch)
+        np.testing.assert_allclose(turned_q[..., half].numpy(), expected[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(turned_k[..., half].numpy(), expected[1].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", [None, [[0, 1, 2]], [[[0, 1, 2]]]])
+def test_two_positions_must_be_given(positions):
+    batch = make_batch(paddle.zeros([1, 3]), None if positions is None else paddle.to_tensor(positions))
+    x = paddle.zeros([1, 3, 1, 2 * DIM])
+    with pytest.raises(UsageError, match=r"position_ids must be \[b, 2, s\]"):
+        Rotary2D(2 * DIM)(x, x, batch)
