@@ -6,15 +6,20 @@ from typing import Any
 
 import paddle
 
+from paddlenlp.parallel.pipeline import set_partial_exchange, set_virtual_stages
 from paddlenlp.parallel.random import set_init_seed
 
 from . import kernels
+from .moe import set_capacity
 from .precision import DType, Precision, set_precision
 from .recompute import RecomputePolicy, set_recompute
 
+UNLIMITED = 2**32
+"""The default of `expert_max_capacity`: more than the tokens of any step."""
+
 
 def configure_run(args: Any, model_args: Any = None) -> None:
-    """Set precision, recompute, kernels and the seed of initial weights: once, before the model is built.
+    """Set precision, recompute, pipeline, experts, kernels and the seed of initial weights, before the model is built.
 
     Args:
         args: TrainingArguments.
@@ -30,6 +35,10 @@ def configure_run(args: Any, model_args: Any = None) -> None:
             use_reentrant=args.recompute_use_reentrant,
         )
     )
+    set_partial_exchange(args.partial_send_recv)
+    set_virtual_stages(args.pipeline_chunks)
+    most = args.expert_max_capacity or UNLIMITED
+    set_capacity(most if most < UNLIMITED else None, args.expert_min_capacity or 1)
     set_init_seed(args.seed)
     kernels.configure(args, model_args)
 
