@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
+from paddlenlp.parallel.errand import first_does
 from paddlenlp.trainer import snapshot
 from paddlenlp.trainer.best import is_better
 from paddlenlp.trainer.checkpoint import (
@@ -16,6 +17,7 @@ from paddlenlp.trainer.checkpoint import (
     rotate,
     save_checkpoint,
 )
+from paddlenlp.trainer.piece_state import masters_from_weights
 from paddlenlp.trainer.state import TrainerState
 from paddlenlp.transformers.export import GENERATION_CONFIG, generation_config
 from paddlenlp.utils.files import atomic_write_json
@@ -23,7 +25,7 @@ from paddlenlp.utils.log import logger
 
 
 class CheckpointKeeper:
-    """Keeps the checkpoints in `args.output_dir`.
+    """Keeps the checkpoints in `args.output_dir`. All ranks of a job call the same methods; rank 0 writes.
 
     Args:
         extra_files: copied into every checkpoint.
@@ -43,6 +45,8 @@ class CheckpointKeeper:
     def begin(self, resumed: Optional[Path]) -> None:
         """A run begins, from checkpoint `resumed` or anew; in the latter case the checkpoints that lie here are another
         run's, and go when this one has written its first."""
+        if resumed is not None:
+            snapshot.seen_by_all(resumed)
         here = checkpoint_folders(self.args.output_dir)
         self.last = resumed
         self.stale = here if resumed is None else []
@@ -60,24 +64,34 @@ class CheckpointKeeper:
             UsageError: it does not; the message has the bytes needed and free.
         """
         if self.args.save_enabled:
-            tensors = snapshot.tensors_to_save(self.model, optimizer, self.args)
-            check_free_space(self.args.output_dir, checkpoint_bytes(tensors))
+            content = snapshot.assemble(self.model, optimizer, self.args)
+            content.write(lambda: check_free_space(self.args.output_dir, checkpoint_bytes(content.tensors)))
 
     def save(self, state: TrainerState, optimizer: Any, lr_scheduler: Any, metrics: Optional[Dict[str, float]]) -> Path:
         """Write `checkpoint-{global_step}`, then remove those that are too many.
 
         Args:
             metrics: of an evaluation at this step, if there was one.
+
+        Returns:
+            The folder, on every rank.
+
+        Raises:
+            UsageError: the checkpoint cannot be written; on every rank, and what was there before is as it was.
         """
-        start, output_dir = time.time(), Path(self.args.output_dir)
-        self._note_best(state, metrics, output_dir / f"checkpoint-{state.global_step}")
-        tensors = snapshot.tensors_to_save(self.model, optimizer, self.args)
+        start, folder = time.time(), Path(self.args.output_dir) / f"checkpoint-{state.global_step}"
+        self._note_best(state, metrics, folder)
+        content = snapshot.assemble(self.model, optimizer, self.args)
         states = snapshot.states_to_save(state, optimizer, lr_scheduler, self.args)
-        folder = save_checkpoint(output_dir, state.global_step, tensors, states, self._describe)
-        logger.info(f"Saved checkpoint {folder} in {time.time() - start:.2f} s")
-        self._remove_stale(folder)
+
+        def write() -> None:
+            save_checkpoint(folder.parent, state.global_step, content.tensors, states, self._describe)
+            logger.info(f"Saved checkpoint {folder} in {time.time() - start:.2f} s")
+            self._remove_stale(folder)
+            rotate(folder.parent, self.args.save_total_limit, keep=[state.best_model_checkpoint, folder])
+
+        content.write(write)
         self.last = folder
-        rotate(output_dir, self.args.save_total_limit, keep=[state.best_model_checkpoint, folder])
         return folder
 
     def _remove_stale(self, written: Path) -> None:
@@ -97,16 +111,19 @@ class CheckpointKeeper:
         if not self.args.effective_load_best_model_at_end or state.best_model_checkpoint is None:
             return False
         # By name: the output folder may have been moved since.
-        folder = snapshot.checked(Path(self.args.output_dir) / Path(state.best_model_checkpoint).name)
+        folder = Path(self.args.output_dir) / Path(state.best_model_checkpoint).name
+        first_does(lambda: snapshot.check(folder))
+        snapshot.seen_by_all(folder)
         name = self.args.effective_metric_for_best_model
         logger.info(f"Loading the best weights: {folder}, {name} {state.best_metric}")
         snapshot.load_model(self.model, folder)
+        masters_from_weights(self.model)
         return True
 
     def save_model(self, folder: Path) -> None:
         """Write weights, configuration, tokenizer and the extra files: a folder `from_pretrained` reads."""
         self.model.save_pretrained(folder)
-        self._write_companions(folder)
+        first_does(lambda: self._write_companions(folder))
         logger.info(f"Saved model {folder}")
 
     def _note_best(self, state: TrainerState, metrics: Optional[Dict[str, float]], folder: Path) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import socket
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
 
+from paddlenlp.parallel.agree import all_do
+from paddlenlp.parallel.assemble import Assembly, Part
+from paddlenlp.parallel.holdings import piece_parts, scalar_parts, stage_order, weight_parts
+from paddlenlp.parallel.objects import at_first, everyones, from_first
+from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.checkpoint import Checkpoint, latest_checkpoint, verify
+from paddlenlp.trainer.manifest import MANIFEST
+from paddlenlp.trainer.optimizer import STATE_KEYS
+from paddlenlp.trainer.piece_state import is_moment, load_masters, load_states, masters_from_weights
 from paddlenlp.trainer.rng import rng_state, set_rng_state
 from paddlenlp.trainer.state import TrainerState
 from paddlenlp.transformers.conversion_utils import StoredWeights, load_weights
@@ -20,7 +31,7 @@ SCALER = "scaler.json"
 
 
 def find_resume(args: Any, request: Union[None, bool, str, Path]) -> Optional[Path]:
-    """The checkpoint to go on from.
+    """The checkpoint to go on from. For one rank to find out and tell the others.
 
     Args:
         request: a folder; True: the newest valid one of output_dir, which must be there; False: none; None: the folder
@@ -34,15 +45,16 @@ def find_resume(args: Any, request: Union[None, bool, str, Path]) -> Optional[Pa
     if request is False:
         return None
     if isinstance(request, (str, Path)):
-        return checked(Path(request))
+        check(Path(request))
+        return Path(request)
     found = latest_checkpoint(args.output_dir)
     if found is None and request:
         raise UsageError(f"No valid checkpoint to resume from in {args.output_dir}. Leave out resume_from_checkpoint.")
     return None if found is None else Path(found)
 
 
-def checked(folder: Path) -> Path:
-    """`folder`, if it is a whole checkpoint.
+def check(folder: Path) -> None:
+    """Refuse a folder that is not a whole checkpoint. For one rank to do: all files are read.
 
     Raises:
         UsageError: it is not; everything wrong is listed.
@@ -51,27 +63,78 @@ def checked(folder: Path) -> Path:
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise UsageError(f"{folder} is not a whole checkpoint:\n{listed}\nResume from another one.")
-    return folder
 
 
-def tensors_to_save(model: Any, optimizer: Any, args: Any) -> Dict[str, Mapping[str, Any]]:
-    """Stem -> tensors, as `args.unified_checkpoint_options` and `ignore_save_lr_and_optim` have it."""
+def seen_by_all(folder: Path) -> None:
+    """Find out whether every rank sees the checkpoint `folder` that rank 0 chose; all ranks call this.
+
+    Raises:
+        UsageError: one does not, or sees another one there; on all ranks, with the host and the path.
+    """
+    own = _fingerprint(folder)
+    expected = from_first(own)
+
+    def compare() -> None:
+        if own != expected:
+            found = "nothing" if own is None else "another checkpoint"
+            raise UsageError(
+                f"Rank {topology().world.rank} on host {socket.gethostname()} sees {found} at {folder.absolute()}, "
+                "where rank 0 has the checkpoint to go on from: output_dir must be on a file system all machines see."
+            )
+
+    all_do(compare)
+
+
+def _fingerprint(folder: Path) -> Optional[str]:
+    manifest = folder / MANIFEST
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+
+
+def assemble(model: Any, optimizer: Any, args: Any) -> Assembly:
+    """The tensors of a checkpoint, as `args.unified_checkpoint_options` and `ignore_save_lr_and_optim` have it.
+
+    Stems are "model", "master_weights" and "optimizer". All ranks of the job call this; see `Assembly`.
+    """
     words = args.unified_checkpoint_options
-    weights, masters = dict(model.named_parameters()), optimizer.master_tensors()
+    masters = _trained_weights(optimizer) if has_masters(optimizer) else []
+    weights = weight_parts(model)
     if masters and "skip_save_model_weight" in words:
-        parts: Dict[str, Mapping[str, Any]] = {"model": {**weights, **masters}}
-    else:
-        parts = {"model": weights}
-    if args.ignore_save_lr_and_optim:
-        return parts
-    if masters and not words & {"skip_save_model_weight", "remove_master_weight"}:
-        parts["master_weights"] = masters
-    return {**parts, "optimizer": optimizer.state_tensors()}
+        frozen = set(model.gradients.frozen)
+        weights = [part for part in weights if part.whole.name in frozen] + masters
+    groups: Dict[str, Sequence[Part]] = {"model": weights}
+    if not args.ignore_save_lr_and_optim:
+        if masters and not words & {"skip_save_model_weight", "remove_master_weight"}:
+            groups["master_weights"] = masters
+        groups["optimizer"] = _optimizer_parts(optimizer)
+    return Assembly(groups, stage_order(model))
+
+
+def has_masters(optimizer: Any) -> bool:
+    """Whether some rank of the job updates float32 masters of low-precision parameters; all ranks call this."""
+    return any(everyones(any(piece.master for piece in optimizer.pieces)))
+
+
+def _trained_weights(optimizer: Any) -> List[Part]:
+    """In float32; parameters that are float32 themselves are among them, as in the reference."""
+    return piece_parts(optimizer.pieces, lambda piece: piece.weight)
+
+
+def _optimizer_parts(optimizer: Any) -> List[Part]:
+    parts = []
+    for key in STATE_KEYS:
+        make = piece_parts if is_moment(key) else scalar_parts
+        parts += make(optimizer.pieces, partial(_state, optimizer, key), f"/{key}")
+    return parts
+
+
+def _state(optimizer: Any, key: str, piece: Any) -> Any:
+    return optimizer.states(piece)[key]
 
 
 def states_to_save(state: TrainerState, optimizer: Any, lr_scheduler: Any, args: Any) -> Dict[str, Any]:
-    """File name -> JSON-able content."""
-    states: Dict[str, Any] = {TRAINER_STATE: state.to_dict(), RNG_STATE: [rng_state()]}
+    """File name -> JSON-able content, for rank 0 to write; all ranks call this."""
+    random = {"mesh": str(topology().mesh), **rng_state()}
+    states: Dict[str, Any] = {TRAINER_STATE: state.to_dict(), RNG_STATE: at_first(random)}
     if not args.ignore_save_lr_and_optim:
         states[SCHEDULER] = lr_scheduler.state_dict()
         if optimizer.scaler is not None:
@@ -80,13 +143,13 @@ def states_to_save(state: TrainerState, optimizer: Any, lr_scheduler: Any, args:
 
 
 def load_model(model: Any, folder: Path) -> None:
-    """Set the weights from a checkpoint.
+    """Set the weights from a checkpoint; every rank reads its own.
 
     Raises:
         UsageError: they are those of another model.
     """
     try:
-        load_weights(model, StoredWeights(folder))
+        load_weights(model, all_do(lambda: StoredWeights(folder)))
     except UsageError as error:
         raise UsageError(
             f"Can't resume from {folder}: {error}\n"
@@ -111,8 +174,7 @@ def load_optimizer(model: Any, optimizer: Any, lr_scheduler: Any, folder: Path, 
     """
     if args.ignore_load_lr_and_optim:
         logger.info("ignore_load_lr_and_optim is set: optimizer state and learning rate start anew")
-        if optimizer.master_tensors():
-            optimizer.load_master_tensors(dict(model.named_parameters()))
+        masters_from_weights(model)
         return
     saved = Checkpoint(folder)
     if not saved.has("optimizer"):
@@ -121,7 +183,7 @@ def load_optimizer(model: Any, optimizer: Any, lr_scheduler: Any, folder: Path, 
             "exactly. Set ignore_load_lr_and_optim to go on from its weights alone."
         )
     _load_masters(model, optimizer, saved, args.unified_checkpoint_options)
-    optimizer.load_state_tensors(saved.tensors("optimizer"))
+    load_states(model, optimizer, saved.tensors("optimizer"))
     lr_scheduler.set_state_dict(saved.state(SCHEDULER))
     lr_scheduler.step(lr_scheduler.last_epoch)
     if optimizer.scaler is not None and (folder / SCALER).exists():
@@ -130,13 +192,13 @@ def load_optimizer(model: Any, optimizer: Any, lr_scheduler: Any, folder: Path, 
 
 def _load_masters(model: Any, optimizer: Any, saved: Checkpoint, words: Iterable[str]) -> None:
     if saved.has("master_weights"):
-        optimizer.load_master_tensors(saved.tensors("master_weights"))
-    elif not optimizer.master_tensors():
+        load_masters(model, optimizer, saved.tensors("master_weights"))
+    elif not has_masters(optimizer):
         return
     elif StoredWeights(saved.folder).stored_dtype() == "float32":
-        optimizer.load_master_tensors(saved.tensors("model"))
+        load_masters(model, optimizer, saved.tensors("model"))
     elif set(words) & {"master_weight_compatible", "remove_master_weight"}:
-        optimizer.load_master_tensors(dict(model.named_parameters()))
+        masters_from_weights(model)
     else:
         raise UsageError(
             f"{saved.folder} holds no float32 master weights, which this low-precision run needs. Set "
@@ -145,12 +207,20 @@ def _load_masters(model: Any, optimizer: Any, saved: Checkpoint, words: Iterable
 
 
 def load_rng(folder: Path, rank: int) -> None:
-    """Set the random number generators of this rank as they were."""
+    """Set the random number generators of this rank as they were, if the job is laid out over ranks as it was.
+
+    Else ranks that must draw alike might get different states.
+    """
     states: List[Any] = Checkpoint(folder).state(RNG_STATE)
-    if rank < len(states):
+    mesh = str(topology().mesh)
+    saved = states[0].get("mesh", mesh) if states else ""
+    if saved == mesh and rank < len(states):
         set_rng_state(states[rank])
-    else:
-        logger.warning(f"{folder} holds no random number state of rank {rank}: dropout draws other numbers.")
+    elif rank == 0:
+        logger.warning(
+            f"{folder} holds the random number states of another layout ({saved}; this job is {mesh}), which are not "
+            "used: dropout draws other numbers than in a run that was not interrupted."
+        )
 
 
 def copy_files(files: Iterable[Union[str, Path]], folder: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, List, Mapping
+from typing import Any, Iterable, List, Mapping, Sequence
 
 import numpy as np
 from paddle import Tensor
 
+from paddlenlp.parallel.holdings import lines_everywhere, names_everywhere
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.tensor_files import bf16_to_float32
 
@@ -14,9 +15,17 @@ _SHOWN = 8
 
 
 def match(own: Mapping[str, Tensor], saved: Any, what: str, ignored: Iterable[str] = ()) -> None:
-    """Compare the names and shapes of `saved` (a mapping from name to array or tensor) with those of `own`.
+    """`match_shapes` with those of live tensors."""
+    match_shapes({name: value.shape for name, value in own.items()}, saved, what, ignored)
+
+
+def match_shapes(own: Mapping[str, Sequence[int]], saved: Any, what: str, ignored: Iterable[str] = ()) -> None:
+    """Compare the names and shapes of `saved` (a mapping from name to array or tensor) with what is wanted.
+
+    All ranks that share the model do so together, and agree: what one has no use for another may need.
 
     Args:
+        own: name -> shape, of what this rank has.
         what: names `saved` in the message.
         ignored: names that `saved` may hold though `own` does not.
 
@@ -24,16 +33,15 @@ def match(own: Mapping[str, Tensor], saved: Any, what: str, ignored: Iterable[st
         UsageError: entries are missing, left over or of another shape; the message names them.
     """
     names = set(saved.keys())
-    problems = _group("missing", [name for name in own if name not in names])
-    problems += _group("unexpected", sorted(names - set(own) - set(ignored)))
-    problems += _group(
-        "of another shape",
-        [
-            f"{name} (found {list(saved[name].shape)}, expected {list(value.shape)})"
-            for name, value in own.items()
-            if name in names and list(saved[name].shape) != list(value.shape)
-        ],
-    )
+    missing = lines_everywhere(name for name in own if name not in names)
+    unexpected = sorted(names - names_everywhere([*own, *ignored]))
+    misshapen = [
+        f"{name} (found {list(saved[name].shape)}, expected {list(shape)})"
+        for name, shape in own.items()
+        if name in names and list(saved[name].shape) != list(shape)
+    ]
+    problems = _group("missing", missing) + _group("unexpected", unexpected)
+    problems += _group("of another shape", lines_everywhere(misshapen))
     if problems:
         where = getattr(saved, "folder", None)
         raise UsageError(

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 import numpy as np
 import paddle
 
+from paddlenlp.parallel.holdings import at_hand, lines_everywhere, names_everywhere
 from paddlenlp.parallel.topology import topology
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
@@ -28,7 +29,11 @@ PICKLES = ("*.bin", "*.pdparams", "*.pt", "*.pth", "*.ckpt")
 
 def hf_name(model: Any, name: str) -> str:
     """The Hugging Face name of the parameter `name` of a model, or of a model class."""
-    for ours, theirs in model.hf_names:
+    return _renamed(name, model.hf_names)
+
+
+def _renamed(name: str, pairs: List[Tuple[str, str]]) -> str:
+    for ours, theirs in pairs:
         name = re.sub(ours, theirs, name)
     return name
 
@@ -64,12 +69,13 @@ class StoredWeights(TensorFiles):
     def out_first(self, model: Any) -> bool:
         """Whether matrices are stored [out, in], as the Hugging Face format has them.
 
-        The header says so ("format": "pt", or "np" for the native one); where it says neither, the names do.
+        The header says so ("format": "pt", or "np" for the native one); where it says neither, the names do: those of
+        the whole model, so that all ranks that share one decide alike.
         """
         form = self.metadata.get("format")
         if form in ("pt", "np"):
             return form == "pt"
-        ours = [name for name, _ in model.named_parameters()]
+        ours = names_everywhere(name for name, _ in model.named_parameters())
         native = sum(name in self for name in ours)
         return sum(hf_name(model, name) in self for name in ours) >= native
 
@@ -85,26 +91,32 @@ class _Source(NamedTuple):
 def load_weights(model: Any, folder: Union[str, Path, StoredWeights]) -> None:
     """Set every parameter of `model` from the weights in `folder`; one tensor at a time is in memory beside the model.
 
-    Everything is checked before the first parameter is changed.
+    Every rank that has a part of the model calls this and reads its own; the tensors of other ranks' stages are not
+    left over. Everything is checked before the first parameter is changed.
 
     Raises:
         UsageError: tensors are missing, left over, or of another shape; all are listed.
     """
     stored = folder if isinstance(folder, StoredWeights) else StoredWeights(folder)
     out_first = stored.out_first(model)
-    plan = {name: _find(model, name, param, stored, out_first) for name, param in model.named_parameters()}
+    params = dict(model.named_parameters())
+    plan = {name: _find(model, name, param, stored, out_first) for name, param in params.items()}
     _check(model, plan, stored)
-    for name, param in model.named_parameters():
-        source = plan[name]
-        assert source is not None, "missing tensors were refused above"
-        _set(param, source, stored, out_first)
+    for names in at_hand(model):
+        for name in names:
+            source = plan[name]
+            assert source is not None, "missing tensors were refused above"
+            _set(params[name], source, stored, out_first)
     form = "matrices [out, in]" if out_first else "matrices [in, out]"
     logger.info("Read %d parameters (stored as %s, %s) from %s", len(plan), stored.stored_dtype(), form, stored.folder)
 
 
 def spellings(model: Any, name: str) -> List[str]:
-    """The names a parameter may be stored under: ours, theirs, and each without its prefix where ours has one."""
+    """The names a parameter may be stored under: ours, theirs, PaddleNLP's, and each without its prefix where ours has
+    one."""
     names = [name, hf_name(model, name)]
+    if model.other_names:
+        names.append(_renamed(name, model.other_names))
     if name.startswith(f"{model.base_model_prefix}."):
         names += [spelling.partition(".")[2] for spelling in names]
     return names
@@ -158,16 +170,16 @@ def _to_dtype(array: np.ndarray, code: str, dtype: Any) -> Any:
 
 
 def _check(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights) -> None:
-    used = {stored_name for source in plan.values() if source for stored_name in source.names}
+    """Refuse what does not fit, on all ranks that share the model: what fits is known when all have looked."""
     missing = [f"{name} (Hugging Face name: {hf_name(model, name)})" for name, source in plan.items() if source is None]
-    stored_names = stored.keys()
+    used = names_everywhere(name for source in plan.values() if source for name in source.names)
     left = [
         f"{name} {list(stored.shape(name))}"
-        for name in stored_names
-        if name not in used and not STRAY.search(name) and not _is_tied_head(model, name)
+        for name in stored
+        if name not in used and not (STRAY.search(name) or model.is_spare(name) or _is_tied_head(model, name))
     ]
-    odd = list(_misshapen(model, plan, stored))
-    groups = (("missing", missing), ("not part of the model", left), ("of another shape", odd))
+    lists = [lines_everywhere(missing), left, lines_everywhere(_misshapen(model, plan, stored))]
+    groups = zip(("missing", "not part of the model", "of another shape"), lists)
     listed = [f"{len(lines)} {what}:\n" + "".join(f"    {line}\n" for line in lines) for what, lines in groups if lines]
     if listed:
         raise UsageError(
@@ -202,7 +214,7 @@ def _hint(model: Any, stored: StoredWeights, found: Tuple[int, ...], expected: T
 
 def _is_tied_head(model: Any, name: str) -> bool:
     """Whether a stored tensor is a second copy of the tied token embedding."""
-    return bool(model.config.tie_word_embeddings) and name.endswith("lm_head.weight")
+    return bool(model.config.tie_word_embeddings) and name.endswith(("lm_head.weight", "lm_head.decoder_weight"))
 
 
 def _refuse_pickles(folder: Path) -> None:

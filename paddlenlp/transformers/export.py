@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, Tuple, Union
 
+import numpy as np
+
+from paddlenlp.parallel.assemble import Assembly, Whole
+from paddlenlp.parallel.holdings import stage_order, weight_parts
 from paddlenlp.transformers.conversion_utils import hf_name
 from paddlenlp.transformers.hub import WEIGHTS, WEIGHTS_INDEX
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import atomic_write_json
-from paddlenlp.utils.tensor_writer import LazyTensor, write_shards, write_tensor_file
+from paddlenlp.utils.tensor_writer import LazyTensor, tensor_bytes, write_shards, write_tensor_file
 
 GENERATION_CONFIG = "generation_config.json"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -20,20 +24,32 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KI
 def save_model(model: Any, folder: Path, max_shard_size: Union[int, str] = "10GB", save_to_hf: bool = False) -> None:
     """Write weights, `config.json` and `generation_config.json`; see `PretrainedModel.save_pretrained`."""
     most = parse_size(max_shard_size)
+    weights = Assembly({"model": weight_parts(model)}, stage_order(model))
+
+    def write() -> None:
+        try:
+            _write_folder(model, weights, folder, most, save_to_hf)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot write the model: {error}.") from error
+
+    weights.write(write)
+
+
+def _write_folder(model: Any, weights: Assembly, folder: Path, most: int, save_to_hf: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder, save_to_hf=save_to_hf)
     atomic_write_json(folder / GENERATION_CONFIG, generation_config(model), sort_keys=True)
     if not save_to_hf:
-        write_shards(folder, "model", dict(model.named_parameters()), max_shard_bytes=most)
+        write_shards(folder, "model", weights.tensors["model"], max_shard_bytes=most)
         (folder / WEIGHTS).unlink(missing_ok=True)
         return
-    _write_hf(folder, dict(hf_tensors(model)), most)
+    _write_hf(folder, dict(hf_tensors(model, weights)), most)
 
 
 def _write_hf(folder: Path, tensors: Dict[str, LazyTensor], most: int) -> None:
     """One `model.safetensors` where it fits, as transformers writes it, else shards with an index."""
     metadata = {"format": "pt"}
-    if sum(_bytes(tensor) for tensor in tensors.values()) > most:
+    if sum(map(tensor_bytes, tensors.values())) > most:
         write_shards(folder, "model", tensors, max_shard_bytes=most, metadata=metadata)
         (folder / WEIGHTS).unlink(missing_ok=True)
         return
@@ -42,36 +58,47 @@ def _write_hf(folder: Path, tensors: Dict[str, LazyTensor], most: int) -> None:
         stale.unlink(missing_ok=True)
 
 
-def hf_tensors(model: Any) -> Iterator[Tuple[str, LazyTensor]]:
-    """Every parameter under its Hugging Face name, fused ones as their parts, matrices [out, in]; made when written."""
-    for name, param in model.named_parameters():
-        dtype, flip = str(param.dtype).replace("paddle.", ""), getattr(param, "transposed", False)
-        fusion: Any = getattr(param, "fusion", None)
-        parts = fusion.part_names(name) if fusion is not None else None
-        if parts is None:
-            shape = tuple(param.shape)
-            yield hf_name(model, name), LazyTensor(shape[::-1] if flip else shape, dtype, partial(_whole, param, flip))
+def hf_tensors(model: Any, weights: Assembly) -> Iterator[Tuple[str, LazyTensor]]:
+    """Every parameter under its Hugging Face name, matrices [out, in]; made when written. Fused ones are stored as
+    their parts, but for those in `model.hf_fused`."""
+    for whole in weights.wholes("model"):
+        make = weights.tensors["model"][whole.name].make
+        fusion = None if whole.fusion is None or whole.fusion.name in model.hf_fused else whole.fusion
+        parts = None if fusion is None else fusion.part_names(whole.name)
+        if fusion is None or parts is None:
+            yield hf_name(model, whole.name), _stored(whole.shape, whole, partial(_turned, make, whole.transposed))
             continue
+        halves = _Separated(make, whole)
         for index, (part, size) in enumerate(zip(parts, fusion.sizes)):
-            shape = (*param.shape[:-1], size)
-            make = partial(_part, param, index, flip)
-            yield hf_name(model, part), LazyTensor(shape[::-1] if flip else shape, dtype, make)
+            yield hf_name(model, part), _stored((*whole.shape[:-1], size), whole, partial(halves.take, index))
 
 
-def _whole(param: Any, flip: bool) -> Any:
-    return param.detach().numpy().T if flip else param.detach()
+class _Separated:
+    """The parts of a fused tensor, which is made once; each is let go when it has been taken."""
+
+    def __init__(self, make: Callable[[], Any], whole: Whole) -> None:
+        self._make, self._whole = make, whole
+        self._waiting: Dict[int, np.ndarray] = {}
+
+    def take(self, index: int) -> np.ndarray:
+        """Part number `index`."""
+        if index not in self._waiting:
+            assert self._whole.fusion is not None
+            self._waiting = dict(enumerate(self._whole.fusion.separate(_array(self._make()))))
+        part = self._waiting.pop(index)
+        return part.T if self._whole.transposed else part
 
 
-def _part(param: Any, index: int, flip: bool) -> Any:
-    part = param.fusion.separate(param.detach().numpy())[index]
-    return part.T if flip else part
+def _stored(shape: Tuple[int, ...], whole: Whole, make: Callable[[], Any]) -> LazyTensor:
+    return LazyTensor(shape[::-1] if whole.transposed else shape, whole.dtype, make)
 
 
-def _bytes(tensor: LazyTensor) -> int:
-    width = 4 if tensor.dtype == "float32" else 2
-    for side in tensor.shape:
-        width *= side
-    return width
+def _turned(make: Callable[[], Any], transposed: bool) -> Any:
+    return _array(make()).T if transposed else make()
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
 
 
 def generation_config(model: Any) -> Dict[str, Any]:

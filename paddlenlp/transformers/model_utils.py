@@ -24,14 +24,24 @@ class PretrainedModel(nn.Layer):
 
     - `config_class`: its configuration class;
     - `base_model_prefix`: first part of its parameter names;
-    - `hf_names`: (pattern, replacement) pairs for `re.sub` that turn a parameter's name into its Hugging Face name.
+    - `hf_names`: (pattern, replacement) pairs for `re.sub` that turn a parameter's name into its Hugging Face name;
+    - `hf_fused`: attribute names of the fused layers that the Hugging Face format keeps fused;
+    - `hf_out_first`: whether the Hugging Face format keeps matrices [out, in];
+    - `other_names`: like `hf_names`, for names under which PaddleNLP stores the parameters. They are read, not written.
     """
 
     config_class: ClassVar[Type[PretrainedConfig]] = PretrainedConfig
     base_model_prefix: ClassVar[str] = ""
     hf_names: ClassVar[List[Tuple[str, str]]] = []
+    hf_fused: ClassVar[Tuple[str, ...]] = ()
+    hf_out_first: ClassVar[bool] = True
+    other_names: ClassVar[List[Tuple[str, str]]] = []
     generation_config: Optional[Dict[str, Any]] = None
     config: PretrainedConfig
+
+    def is_spare(self, name: str) -> bool:
+        """Whether a stored tensor, by its Hugging Face name, is no part of the model and known to be left over."""
+        return False
 
     @classmethod
     def from_config(cls: Type[Model], config: PretrainedConfig, dtype: Optional[str] = "float32") -> Model:
@@ -70,15 +80,16 @@ class PretrainedModel(nn.Layer):
         Raises:
             UsageError: files are missing or unreadable, or tensors are missing, left over or of another shape.
         """
+        from paddlenlp.parallel.agree import all_do
         from paddlenlp.parallel.random import skip_initialisation
         from paddlenlp.transformers.conversion_utils import StoredWeights, load_weights
         from paddlenlp.transformers.hub import resolve_folder
 
         if config is not None and overrides:
             raise TypeError(f"give either config or configuration values ({', '.join(overrides)}), not both")
-        folder = resolve_folder(name_or_dir)
+        stored = all_do(lambda: StoredWeights(resolve_folder(name_or_dir)))
+        folder = stored.folder
         config = cls.config_class.from_pretrained(folder, **overrides) if config is None else config
-        stored = StoredWeights(folder)
         with skip_initialisation():
             model = cls.from_config(config, dtype or stored.stored_dtype())
         load_weights(model, stored)
@@ -93,17 +104,24 @@ class PretrainedModel(nn.Layer):
         save_to_hf: bool = False,
         is_main_process: bool = True,
     ) -> None:
-        """Write weights, `config.json` and `generation_config.json` into a folder.
+        """Write weights, `config.json` and `generation_config.json` into a folder: the same files in every layout.
+
+        In a job of several processes all of them call this; rank 0 writes, and the others hand it what it lacks.
 
         Args:
             save_directory: made if it is not there.
             max_shard_size: largest size of one file, in bytes or as "500MB", "10GB" (powers of ten), "2GiB".
             save_to_hf: write the Hugging Face format (their names, matrices as [out, in]) instead of the native one.
-            is_main_process: the other processes write nothing.
+            is_main_process: false: write nothing, where this process holds a model of its own. In a job whose processes
+                share one it changes nothing.
+
+        Raises:
+            UsageError: a failed write; on all processes.
         """
+        from paddlenlp.parallel.topology import topology
         from paddlenlp.transformers.export import save_model
 
-        if is_main_process:
+        if is_main_process or topology().world.size > 1:
             save_model(self, Path(save_directory), max_shard_size, save_to_hf)
 
 
