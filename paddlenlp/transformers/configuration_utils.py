@@ -33,7 +33,9 @@ class PretrainedConfig:
     - `attribute_map`: other spelling -> the name used here; both read and write the same value;
     - `defaults`: values of this class, added to those of its parents. A default of None for a name in `derived` means
       that the value follows from others until it is set;
-    - `derived`: name -> function of the configuration.
+    - `derived`: name -> function of the configuration;
+    - `hf_spelling`: name -> its spelling in a config.json of the Hugging Face format, where that differs;
+    - `closes_smaller`: whether matrices that write to the residual stream start smaller than the others.
 
     Unknown keys are kept as attributes and saved back.
 
@@ -56,6 +58,9 @@ class PretrainedConfig:
         "num_key_value_heads": lambda config: config.num_attention_heads,
         "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
     }
+
+    hf_spelling: ClassVar[Dict[str, str]] = {"dtype": "torch_dtype"}
+    closes_smaller: ClassVar[bool] = True
 
     def __init__(self, **values: Any) -> None:
         given = self.normalize({self._map(name): value for name, value in values.items()})
@@ -118,7 +123,7 @@ class PretrainedConfig:
         found: List[str] = []
         if heads is None:
             return found
-        if "head_dim" not in self.__dict__ and "hidden_size" in self.__dict__ and self.hidden_size % heads:
+        if self._map("head_dim") not in self.__dict__ and "hidden_size" in self.__dict__ and self.hidden_size % heads:
             sizes = f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}"
             found.append(f"{sizes}, and no head_dim is given")
         if heads % self.num_key_value_heads:
@@ -179,11 +184,10 @@ class PretrainedConfig:
         return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def to_hf_dict(self) -> Dict[str, Any]:
-        """The values as a config.json of the Hugging Face format: their spelling of the dtype, nothing only we know."""
-        values = {name: value for name, value in self.to_diff_dict().items() if name not in OURS_ONLY}
-        if "dtype" in values:
-            values["torch_dtype"] = values.pop("dtype")
-        return values
+        """The values as a config.json of the Hugging Face format: in their spelling, nothing only we know."""
+        names = _merged(type(self), "hf_spelling")
+        values = self.to_diff_dict().items()
+        return {names.get(name, name): value for name, value in values if name not in OURS_ONLY}
 
     def save_pretrained(self, save_directory: Union[str, Path], save_to_hf: bool = False) -> None:
         """Write `config.json` into the folder, atomically."""

@@ -11,6 +11,8 @@ from paddlenlp.utils.errors import UsageError
 SPELLINGS = {"dynamic_ntk": "dynamic"}
 # Fields of a scaling that stand beside it in the configuration.
 BESIDE = ("max_position_embeddings",)
+# Fields that hold a number for each pair of features.
+LISTS = ("short_factor", "long_factor")
 
 
 def normalize_rope(values: Dict[str, Any]) -> Dict[str, Any]:
@@ -47,13 +49,21 @@ def rope_problems(scaling: Optional[Dict[str, Any]]) -> List[str]:
     kind = scaling.get("rope_type") if isinstance(scaling, dict) else None
     if kind not in SCALINGS:
         return [f"rope_scaling={scaling!r}: rope_type must be one of {', '.join(SCALINGS)}"]
-    needed = [name for name in SCALINGS[kind][1] if name not in BESIDE]
+    needed = [name for name in SCALINGS[kind].needed if name not in BESIDE]
     missing = [name for name in needed if name not in scaling]
     found = [f"rope_scaling of type {kind!r} lacks {', '.join(missing)}"] if missing else []
     for name in needed:
-        if name in scaling and not (isinstance(scaling[name], (int, float)) and scaling[name] > 0):
-            found.append(f"rope_scaling: {name} must be a positive number, found {scaling[name]!r}")
-    return found
+        numbers = scaling.get(name, []) if name in LISTS else [scaling.get(name, 1)]
+        if not (isinstance(numbers, list) and all(isinstance(x, (int, float)) and x > 0 for x in numbers)):
+            what = "a list of positive numbers" if name in LISTS else "a positive number"
+            found.append(f"rope_scaling: {name} must be {what}, found {scaling[name]!r}")
+    optional = {name: scaling[name] for name in SCALINGS[kind].optional if scaling.get(name) is not None}
+    odd = [f"rope_scaling: {k} must be a number, found {v!r}" for k, v in optional.items() if not _is_number(v)]
+    return found + odd
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value >= 0
 
 
 def hf_rope(values: Dict[str, Any], head_dim: int) -> Dict[str, Any]:

@@ -12,7 +12,8 @@ from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import atomic_path, atomic_write_json
 from paddlenlp.utils.log import logger
 
-from .tokenizer_backends import VOCABULARY_FILES, AddedToken, OpenVocabulary
+from .tokenizer_backends import OTHER_NAMES, VOCABULARY_FILES, AddedToken, OpenVocabulary
+from .tokenizer_backends.families import Family
 
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 TEMPLATE_FILES = ("chat_template.json", "chat_template.jinja")
@@ -64,11 +65,11 @@ class PretrainedTokenizer:
         self._files, self._overrides = dict(files), overrides
         self.init_kwargs = {**self._json(files, "tokenizer_config.json"), **overrides}
         self._map = self._json(files, "special_tokens_map.json")
+        named = self.init_kwargs.get("tokenizer_class") or getattr(type(self), "tokenizer_class", None)
         opened = OpenVocabulary(
             {name: content for name, content in files.items() if name in VOCABULARY_FILES},
-            self.init_kwargs.get("tokenizer_class") or getattr(type(self), "tokenizer_class", None),
+            {**self.init_kwargs, "tokenizer_class": named},
             self._json(files, "config.json").get("model_type"),
-            self.init_kwargs.get("legacy") is not False,
             name_or_path,
         )
         self._outside = self._added_tokens(self._json(files, "added_tokens.json"))
@@ -80,8 +81,8 @@ class PretrainedTokenizer:
 
     def _open(self, opened: OpenVocabulary) -> None:
         """Open the vocabulary, find the roles in it, and see what belongs around a text."""
-        declared = self._declared(opened.family.special)
-        self._class_name = opened.family.names[0] if opened.family.names else "PreTrainedTokenizerFast"
+        declared = self._declared(opened.family)
+        self._class_name = opened.class_name
         self._backend = opened.backend(self._outside)
         self._special: Dict[str, str] = {}
         for role, token in declared.items():
@@ -95,7 +96,10 @@ class PretrainedTokenizer:
             self._backend = opened.backend({**roles, **self._outside})
         if self.init_kwargs.get("split_special_tokens"):
             self._backend.split_special()
-        self._affixes = self._find_affixes(opened.family.add_bos and opened.kind != "tokenizer.json")
+        family = Family() if opened.kind == "tokenizer.json" else opened.family
+        self._affixes = self._find_affixes(family)
+        self._appended = family.appended
+        self._adds_bos = family.add_bos and "add_bos_token" not in self.init_kwargs
 
     def __reduce__(self) -> Any:
         return _remake, (type(self), self._files, self.name_or_path, self._overrides)
@@ -119,22 +123,28 @@ class PretrainedTokenizer:
             found[int(index)] = AddedToken(**{key: value for key, value in item.items() if key in known})
         return found
 
-    def _declared(self, implied: Mapping[str, str]) -> Dict[str, str]:
+    def _declared(self, family: Family) -> Dict[str, str]:
         """Role -> token: tokenizer_config.json first, then special_tokens_map.json, then what the class implies."""
         found: Dict[str, str] = {}
         for role in ROLES:
-            for source in (self.init_kwargs, self._map, implied):
+            for source in (self.init_kwargs, self._map, family.special):
                 if role in source:
                     token = content_of(source[role])
+                    if role not in self._overrides and (role, token) in family.corrected:
+                        token = family.special[role]
                     if token:
                         found[role] = token
                     break
         return found
 
-    def _find_affixes(self, family_adds_bos: bool) -> tuple[List[int], List[int]]:
-        """Ids before and after a text: as `add_bos_token`, `add_eos_token` say, else as the vocabulary's files do."""
-        before, after = self._backend.affixes
-        add_bos = self.init_kwargs.get("add_bos_token", family_adds_bos or None)
+    def _find_affixes(self, family: Family) -> tuple[List[int], List[int]]:
+        """Ids before and after a text: as `add_bos_token`, `add_eos_token` say, else as the vocabulary's files do, else
+        as the family does."""
+        before, after = (
+            found or [index for index in map(self._id_of, tokens) if index is not None]
+            for found, tokens in zip(self._backend.affixes, family.around)
+        )
+        add_bos = self.init_kwargs.get("add_bos_token", family.add_bos or None)
         add_eos = self.init_kwargs.get("add_eos_token")
         if add_bos is not None:
             before = [self.bos_token_id] if add_bos and self.bos_token_id is not None else []
@@ -176,10 +186,10 @@ class PretrainedTokenizer:
 
     @property
     def all_special_tokens(self) -> List[str]:
-        """Tokens with a role, and added tokens declared special."""
+        """Tokens with a role, added tokens declared special, and those that the family's files imply."""
         more = [token for token in map(content_of, self._extra_special()) if token]
         marked = [token.content for _, token in sorted(self._outside.items()) if token.special]
-        return list(dict.fromkeys([*self._special.values(), *more, *marked]))
+        return list(dict.fromkeys([*self._special.values(), *more, *marked, *self._appended]))
 
     @property
     def all_special_ids(self) -> List[int]:
@@ -287,7 +297,10 @@ class PretrainedTokenizer:
         return written
 
     def _saved_config(self) -> Dict[str, Any]:
-        saved = {"tokenizer_class": self._class_name, **self._special, **self.init_kwargs}
+        saved = {**self._special, **self.init_kwargs, "tokenizer_class": self._class_name}
+        saved.update((role, token) for role, token in self._special.items() if content_of(saved[role]) != token)
+        if self._adds_bos:
+            saved["add_bos_token"] = True
         if self._outside:
             saved["added_tokens_decoder"] = {str(i): asdict(token) for i, token in sorted(self._outside.items())}
         return saved
@@ -308,16 +321,19 @@ def content_of(token: Any) -> Optional[str]:
 
 def read_folder(name_or_dir: Union[str, Path]) -> Dict[str, bytes]:
     """Name -> content of a tokenizer's files in a folder or, by name, on the hub."""
-    names = (*VOCABULARY_FILES, *CONFIG_FILES, *TEMPLATE_FILES)
+    others = {other: name for name, listed in OTHER_NAMES.items() for other in listed}
+    names = (*VOCABULARY_FILES, *others, *CONFIG_FILES, *TEMPLATE_FILES)
     folder = Path(name_or_dir).expanduser()
     if not folder.is_dir():
         from .hub import resolve_folder
 
         folder = Path(resolve_folder(name_or_dir, names))
     try:
-        return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+        found = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    same = {others[name]: found.pop(name) for name in others if name in found}
+    return {**same, **found}
 
 
 __all__ = ["PretrainedTokenizer", "content_of", "read_folder"]

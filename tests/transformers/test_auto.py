@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlenlp.transformers import AutoConfig, LlamaConfig, PretrainedConfig
+from paddlenlp.transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 from paddlenlp.transformers.auto import families
 from paddlenlp.transformers.known_models import known_config, known_names
 from paddlenlp.utils.errors import UsageError
@@ -90,16 +90,35 @@ def test_the_longest_prefix_wins(monkeypatch):
     rows = [families.Family("qwen", "qwen", "QWen"), families.Family("qwen2", "qwen2", "Qwen2")]
     rows.append(families.Family("qwen2_moe", "qwen2_moe", "Qwen2Moe"))
     monkeypatch.setattr(families, "FAMILIES", rows)
-    found = [families.family_of_architecture(f"{name}ForCausalLM") for name in ("QWen", "Qwen2", "Qwen2Moe")]
+    found = [families.family_of_architecture(f"{name}ForCausalLM", {}) for name in ("QWen", "Qwen2", "Qwen2Moe")]
     assert found == rows
-    assert families.family_of_architecture("GPTForCausalLM") is None
+    assert families.family_of_architecture("GPTForCausalLM", {}) is None
+
+
+FIRST, SECOND = {"inner_hidden_size": 8, "position_encoding_2d": True}, {"padded_vocab_size": 64, "kv_channels": 8}
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("architecture", [["ChatGLMModel"], ["ChatGLMForConditionalGeneration"], None])
+@pytest.mark.parametrize(("values", "prefix"), [(FIRST, "ChatGLM"), (SECOND, "ChatGLMv2"), ({}, "ChatGLM")])
+def test_families_of_one_model_type_are_told_apart_by_their_values(values, prefix, architecture):
+    config = AutoConfig.from_dict({"model_type": "chatglm", "architectures": architecture, **SIZES, **values})
+    assert type(config).__name__ == f"{prefix}Config"
+    assert AutoModelForCausalLM.model_class(config).__name__ == f"{prefix}ForCausalLM"
+
+
+@pytest.mark.parametrize("values", [{"model_type": "chatglm_v2"}, {"architectures": ["ChatGLMv2ForCausalLM"]}])
+def test_paddlenlp_has_a_type_of_its_own_for_the_second(values):
+    config = AutoConfig.from_dict({**values, **SIZES})
+    assert type(config).__name__ == "ChatGLMv2Config" and config.num_key_value_heads == 1
+    assert AutoModelForCausalLM.model_class(config).__name__ == "ChatGLMv2ForCausalLM"
 
 
 @pytest.mark.parametrize("name", known_names())
 def test_every_built_in_name_has_a_valid_configuration(name):
     config = AutoConfig.from_pretrained(name)
     assert type(config).model_type == known_config(name)["model_type"]
-    assert LlamaConfig.from_pretrained(name) == config
+    assert type(config).from_pretrained(name) == config
 
 
 # Parameters of each model in billions: embedding, head unless tied, attention, gated MLP and norms.

@@ -20,6 +20,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
     "rope_type": "llama3",
 }
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "original_max_position_embeddings": 8}
 
 
 class BloomLike(PretrainedConfig):
@@ -142,7 +143,15 @@ def test_contradictions_are_listed_together():
         ({"hidden_size": "64"}, "hidden_size must be a positive whole number, found '64'"),
         ({"num_hidden_layers": True}, "num_hidden_layers must be a positive whole number"),
         ({"head_dim": 7}, "head_dim=7 must be even"),
-        ({"rope_scaling": {"rope_type": "spiral"}}, "rope_type must be one of default, linear, ntk, dynamic, llama3"),
+        ({"rope_scaling": {"rope_type": "spiral"}}, "rope_type must be one of default, linear, ntk, dynamic, "),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 8, "mscale": "x"}},
+            "mscale must be a",
+        ),
+        (
+            {"rope_scaling": {**LONGROPE, "long_factor": 2.0}},
+            "long_factor must be a list of positive numbers, found 2.0",
+        ),
         ({"rope_scaling": {"rope_type": "linear", "factor": -1}}, "factor must be a positive number, found -1"),
         ({"alibi": True}, "alibi=true"),
     ],

@@ -154,7 +154,7 @@ def test_an_interrupted_save_leaves_the_old_model(model, hf, tmp_path, monkeypat
     from paddlenlp.utils import tensor_writer
 
     monkeypatch.setattr(tensor_writer, "_write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UsageError, match="cannot write the model: disk full"):
         other.save_pretrained(tmp_path, save_to_hf=True)
     monkeypatch.undo()
     assert_equal(AutoModelForCausalLM.from_pretrained(tmp_path), model)

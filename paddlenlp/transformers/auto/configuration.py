@@ -64,14 +64,14 @@ def _config_class(values: Dict[str, Any]) -> Type[PretrainedConfig]:
     if model_type in REGISTERED:
         return REGISTERED[model_type]
     if model_type:
-        family = family_of_type(model_type)
+        family = family_of_type(model_type, values)
         if family is None:
             raise unknown("model_type", model_type, model_types())
         return family.config_class()
     names = values.get("architectures") or []
     if not names:
         raise UsageError("the configuration names neither a model_type nor architectures, so its family is not known")
-    family = family_of_architecture(names[-1])
+    family = family_of_architecture(names[-1], values)
     if family is None:
         raise unknown("architecture", names[-1], (f"{family.prefix}ForCausalLM" for family in FAMILIES))
     return family.config_class()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Type
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Type
 
 from paddlenlp.transformers.configuration_utils import PretrainedConfig
 from paddlenlp.utils.errors import UsageError
 
 
 class Family(NamedTuple):
-    """A row: `model_type` in config.json, package under paddlenlp.transformers, first part of the class names."""
+    """A row: `model_type` in config.json, package under paddlenlp.transformers, first part of the class names.
+
+    Rows may share a model_type: the first whose `when` holds of the values of config.json is meant, and a row without
+    `when` takes the rest.
+    """
 
     model_type: str
     module: str
     prefix: str
+    when: Optional[Callable[[Mapping[str, Any]], bool]] = None
 
     def config_class(self) -> Type[PretrainedConfig]:
         """The configuration class; importing it does not import Paddle."""
@@ -32,8 +37,29 @@ class Family(NamedTuple):
         return getattr(module, name)
 
 
+SECOND_CHATGLM = {"ffn_hidden_size", "kv_channels", "multi_query_attention", "padded_vocab_size"}
+"""Released files of ChatGLM 1 to 3 all say "chatglm"; these values are in those of ChatGLM 2 and 3 only."""
+
 FAMILIES = [
+    Family("baichuan", "baichuan", "Baichuan"),
+    Family("bloom", "bloom", "Bloom"),
+    Family("chatglm", "chatglm_v2", "ChatGLMv2", when=lambda values: not SECOND_CHATGLM.isdisjoint(values)),
+    Family("chatglm", "chatglm", "ChatGLM"),
+    Family("chatglm_v2", "chatglm_v2", "ChatGLMv2"),
+    Family("deepseek_v2", "deepseek_v2", "DeepseekV2"),
+    Family("deepseek_v3", "deepseek_v3", "DeepseekV3"),
+    Family("gemma", "gemma", "Gemma"),
+    Family("glm_130b", "glm_130b", "GLM130B"),
+    Family("gpt", "gpt", "GPT"),
+    Family("gpt2", "gpt", "GPT"),
     Family("llama", "llama", "Llama"),
+    Family("mistral", "mistral", "Mistral"),
+    Family("mixtral", "mixtral", "Mixtral"),
+    Family("opt", "opt", "OPT"),
+    Family("qwen", "qwen", "QWen"),
+    Family("qwen2", "qwen2", "Qwen2"),
+    Family("qwen2_moe", "qwen2_moe", "Qwen2Moe"),
+    Family("yuan", "yuan", "Yuan"),
 ]
 REGISTERED: Dict[str, Type[PretrainedConfig]] = {}
 
@@ -43,15 +69,20 @@ def model_types() -> List[str]:
     return sorted({family.model_type for family in FAMILIES} | set(REGISTERED))
 
 
-def family_of_type(model_type: str) -> Optional[Family]:
-    """The family with this `model_type`, or None."""
-    return next((family for family in FAMILIES if family.model_type == model_type), None)
+def family_of_type(model_type: str, values: Mapping[str, Any]) -> Optional[Family]:
+    """The family with this `model_type` that the `values` of a configuration belong to, or None."""
+    rows = (family for family in FAMILIES if family.model_type == model_type)
+    return next((family for family in rows if family.when is None or family.when(values)), None)
 
 
-def family_of_architecture(architecture: str) -> Optional[Family]:
-    """The family whose prefix starts the class name `architecture`, the longest such prefix; or None."""
+def family_of_architecture(architecture: str, values: Mapping[str, Any]) -> Optional[Family]:
+    """The family whose prefix starts the class name `architecture`, the longest such prefix; or None.
+
+    Of families that share a model_type, the one that `values` belong to.
+    """
     fitting = [family for family in FAMILIES if architecture.lower().startswith(family.prefix.lower())]
-    return max(fitting, key=lambda family: len(family.prefix), default=None)
+    nearest = max(fitting, key=lambda family: (len(family.prefix), family.when is None), default=None)
+    return None if nearest is None else family_of_type(nearest.model_type, values)
 
 
 def unknown(what: str, found: Any, known: Iterable[str]) -> UsageError:

@@ -48,8 +48,9 @@ class AutoModelForCausalLM:
         Raises:
             UsageError: no family fits.
         """
-        architecture = (config.architectures or [""])[-1]
-        family: Optional[Family] = family_of_architecture(architecture) or family_of_type(config.model_type)
+        architecture, values = (config.architectures or [""])[-1], config.to_dict()
+        family: Optional[Family] = family_of_architecture(architecture, values)
+        family = family or family_of_type(config.model_type, values)
         if family is None:
             known = (f"{family.prefix}{cls.suffix}" for family in FAMILIES)
             raise unknown("architecture", architecture or config.model_type, known)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from paddlenlp.utils.errors import UsageError
 
 from .base import AddedToken, Backend
-from .families import find_family
+from .families import Family, find_family
 
 SENTENCEPIECE_NAMES = (
     "tokenizer.model",
@@ -19,6 +19,13 @@ SENTENCEPIECE_NAMES = (
 )
 RANK_NAMES = ("qwen.tiktoken", "tiktoken.model")
 VOCABULARY_FILES = ("tokenizer.json", *SENTENCEPIECE_NAMES, *RANK_NAMES, "vocab.json", "merges.txt")
+OTHER_NAMES = {
+    "vocab.json": ("encoder.json", "gpt-en-vocab.json"),
+    "merges.txt": ("vocab.bpe", "gpt-en-merges.txt"),
+}
+"""Names of the same files in the first releases of GPT-2 and of PaddleNLP."""
+
+_FAST = "PreTrainedTokenizerFast"
 
 
 class OpenVocabulary:
@@ -26,26 +33,32 @@ class OpenVocabulary:
 
     Args:
         files: name -> content, for those of VOCABULARY_FILES that are there.
-        tokenizer_class, model_type: as in tokenizer_config.json and config.json, where the files do not say enough.
-        legacy: key of that name of tokenizer_config.json.
+        options: content of tokenizer_config.json.
+        model_type: as in config.json, where the files do not say enough.
         where: the folder, for messages.
 
     Attributes:
         kind: "tokenizer.json", "tiktoken", "sentencepiece" or "vocab.json".
         family: what the tokenizer's class implies.
+        class_name: the value of `tokenizer_class` that finds this family again.
     """
 
     def __init__(
         self,
         files: Mapping[str, bytes],
-        tokenizer_class: Optional[str],
+        options: Mapping[str, Any],
         model_type: Optional[str],
-        legacy: bool,
         where: str,
     ):
-        self._files, self._legacy, self._where = files, legacy, where
+        self._files, self._options, self._where = files, options, where
         self.kind, self._name = _kind(files, where)
-        self.family = find_family(tokenizer_class, model_type, self.kind == "tiktoken", self._name)
+        self.family = self._family(model_type)
+        self.class_name = options.get("tokenizer_class") or _FAST
+        if self.kind != "tokenizer.json" and (self.class_name == _FAST or self.family != self._family(None)):
+            self.class_name = (*self.family.names, _FAST)[0]
+
+    def _family(self, model_type: Optional[str]) -> Family:
+        return find_family(self._options.get("tokenizer_class"), model_type, self.kind == "tiktoken", self._name)
 
     def backend(self, added: Mapping[int, AddedToken]) -> Backend:
         """The vocabulary with these added tokens.
@@ -79,7 +92,9 @@ class OpenVocabulary:
     def _sentencepiece(self, added: Mapping[int, AddedToken]) -> Backend:
         from .spm import SentencePieceBackend
 
-        return SentencePieceBackend(self._name, self._files[self._name], added, self._legacy)
+        legacy = self._options.get("legacy") is not False
+        first_id = self._options.get("num_image_tokens", self.family.first_id)
+        return SentencePieceBackend(self._name, self._files[self._name], added, self.family, legacy, first_id)
 
 
 _OPENERS: Dict[str, Callable[[OpenVocabulary, Mapping[int, AddedToken]], Backend]] = {
@@ -112,4 +127,4 @@ def _found(files: Mapping[str, bytes]) -> str:
     return f"Found of these: {', '.join(names)}." if names else "Found none of them."
 
 
-__all__ = ["VOCABULARY_FILES", "AddedToken", "Backend", "OpenVocabulary"]
+__all__ = ["OTHER_NAMES", "VOCABULARY_FILES", "AddedToken", "Backend", "OpenVocabulary"]

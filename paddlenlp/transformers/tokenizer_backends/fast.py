@@ -13,9 +13,18 @@ from .families import Family
 
 
 class FastBackend(Backend):
-    """Any pipeline of the `tokenizers` library; batches run on its threads."""
+    """Any pipeline of the `tokenizers` library; batches run on its threads.
 
-    def __init__(self, tokenizer: Tokenizer, files: Dict[str, bytes], added: Mapping[int, AddedToken]):
+    Special tokens that are `appended` and not there yet follow the last token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        files: Dict[str, bytes],
+        added: Mapping[int, AddedToken],
+        appended: Sequence[str] = (),
+    ):
         self.files = files
         self._tokenizer = tokenizer
         self._bare: Optional[Tokenizer] = None
@@ -23,6 +32,8 @@ class FastBackend(Backend):
         tokenizer.no_truncation()
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=False)
         self._add(added)
+        missing = [token for token in appended if tokenizer.token_to_id(token) is None]
+        tokenizer.add_special_tokens([tokenizers.AddedToken(token, normalized=False) for token in missing])
         self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.affixes = self._affixes()
 
@@ -35,7 +46,7 @@ class FastBackend(Backend):
     def from_merges(cls, files: Dict[str, bytes], added: Mapping[int, AddedToken], family: Family) -> FastBackend:
         """Byte-level BPE from vocab.json and merges.txt, the words cut as `family` says."""
         vocab = json.loads(files["vocab.json"])
-        lines = files["merges.txt"].decode("utf-8").split("\n")
+        lines = files["merges.txt"].decode("utf-8").replace("\r\n", "\n").split("\n")
         pairs = (line.split(" ") for line in lines if line and not line.startswith("#version"))
         merges = [(first, second) for first, second in pairs]
         made = Tokenizer(models.BPE(vocab, merges))
@@ -43,7 +54,7 @@ class FastBackend(Backend):
             made.normalizer = getattr(normalizers, family.normalize)()
         made.pre_tokenizer = byte_level(family.pattern)
         made.decoder = decoders.ByteLevel()
-        return cls(made, files, added)
+        return cls(made, files, added, family.appended)
 
     def _add(self, added: Mapping[int, AddedToken]) -> None:
         """Register added tokens under the ids they claim."""

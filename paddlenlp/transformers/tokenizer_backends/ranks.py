@@ -25,7 +25,7 @@ class RanksBackend(Backend):
 
         self.files = {name: content}
         ranks = read_ranks(name, content)
-        special = {token: len(ranks) + i for i, token in enumerate(family.rank_tokens)}
+        special = {token: len(ranks) + i for i, token in enumerate(family.appended)}
         for index, token in added.items():
             special = {text: other for text, other in special.items() if other != index}
             special[token.content] = index

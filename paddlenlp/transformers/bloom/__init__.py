@@ -1,0 +1,16 @@
+"""BLOOM and BLOOMZ."""
+
+from __future__ import annotations
+
+from paddlenlp.utils.lazy import lazy_module
+
+__getattr__, __dir__, __all__ = lazy_module(
+    __name__,
+    {
+        "BloomConfig": "configuration",
+        "BloomBlock": "modeling",
+        "BloomModel": "modeling",
+        "BloomForCausalLM": "modeling",
+        "BloomForCausalLMPipe": "modeling",
+    },
+)

@@ -1,0 +1,16 @@
+"""Gemma."""
+
+from __future__ import annotations
+
+from paddlenlp.utils.lazy import lazy_module
+
+__getattr__, __dir__, __all__ = lazy_module(
+    __name__,
+    {
+        "GemmaConfig": "configuration",
+        "GemmaDecoderLayer": "modeling",
+        "GemmaModel": "modeling",
+        "GemmaForCausalLM": "modeling",
+        "GemmaForCausalLMPipe": "modeling",
+    },
+)
