@@ -2,6 +2,7 @@
 
     python llm/run_pretrain.py CONFIG.json [--flag value ...]
     python llm/run_pretrain.py --help [WORD]
+    python -m paddle.distributed.launch --nproc_per_node 8 llm/run_pretrain.py CONFIG.json [--flag value ...]
 
 Read it from `main` down: things stand in the order in which they happen. What can be wrong with the input is found
 before Paddle is imported, and long before the model is built.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
@@ -24,7 +26,9 @@ from paddlenlp.data import (
     collate_causal_lm,
     get_train_data_file,
 )
-from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments
+from paddlenlp.parallel.failure import interrupt_on_request, run_as_rank
+from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments, reporting
+from paddlenlp.trainer.model_fit import check_model_fits
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 
@@ -42,15 +46,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """
     parser = PdArgumentParser((ModelArguments, DataArguments, PreTrainingArguments))
     model_args, data_args, args = parser.parse(argv)
+    reporting.quieten(args)
     for note in parser.notes:
         logger.info(note)
 
     tokenizer = load_tokenizer(model_args)
-    config = model_config(model_args, data_args, tokenizer)
+    config = model_config(model_args, data_args, tokenizer, args.mesh.tp)
+    check_model_fits(config, args)
     data_files = find_data(data_args, args, tokenizer, config.vocab_size)
     record = write_record(parser, (model_args, data_args, args))
 
     tune_process(args, parser)
+    join_processes(args, data_args)
     model = build_model(model_args, args, config)
     datasets = build_datasets(data_args, args, data_files)
     log_samples(datasets, args, tokenizer)
@@ -60,6 +67,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.predict_enabled:
         predict(trainer, datasets["test"])
     log_whereabouts(args)
+    leave_together()
 
 
 def load_tokenizer(model_args: ModelArguments) -> Any:
@@ -68,17 +76,22 @@ def load_tokenizer(model_args: ModelArguments) -> Any:
     return AutoTokenizer.from_pretrained(model_args.tokenizer_source)
 
 
-def model_config(model_args: ModelArguments, data_args: DataArguments, tokenizer: Any) -> Any:
-    """The shape of the model; when training from scratch, grown to hold the tokenizer and the sequence."""
+def model_config(model_args: ModelArguments, data_args: DataArguments, tokenizer: Any, tp: int) -> Any:
+    """The shape of the model; when training from scratch, grown to hold the tokenizer and the sequence, and to be cut
+    over `tp` ranks."""
     from paddlenlp.transformers import AutoConfig
+    from paddlenlp.transformers.hub import resolve_folder
 
-    config = AutoConfig.from_pretrained(model_args.config_source)
+    source = model_args.config_source
+    if model_args.continue_training:  # the shape that belongs to the weights, even of a model known by name
+        source = str(resolve_folder(source, ("config.json",)))
+    config = AutoConfig.from_pretrained(source)
     config.seq_length = data_args.max_seq_length
     if model_args.continue_training:
         refuse_larger_tokenizer(model_args, config.vocab_size, len(tokenizer))
     else:
         config.max_position_embeddings = max(config.max_position_embeddings, data_args.max_seq_length)
-        grow_vocabulary(config, len(tokenizer))
+        grow_vocabulary(config, len(tokenizer), tp)
     if model_args.num_hidden_layers is not None:
         config.num_hidden_layers = model_args.num_hidden_layers
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -90,12 +103,17 @@ def model_config(model_args: ModelArguments, data_args: DataArguments, tokenizer
     return config
 
 
-def grow_vocabulary(config: Any, tokens: int) -> None:
-    """At least as many rows as the tokenizer has tokens, in multiples of 128 (which matrix units like)."""
+def grow_vocabulary(config: Any, tokens: int, tp: int) -> None:
+    """At least as many rows as the tokenizer has tokens, in multiples of 128 (which matrix units like); and so many
+    that `tp` ranks can hold an equal share."""
     rows = max(config.vocab_size, math.ceil(tokens / 128) * 128)
-    if rows != config.vocab_size:
-        logger.info(f"Reset vocab size to {rows} (from {config.vocab_size}) to hold the tokenizer's {tokens} tokens.")
-        config.vocab_size = rows
+    shared = rows if rows % tp == 0 else math.ceil(rows / (128 * tp)) * 128 * tp
+    if shared != config.vocab_size:
+        cut = f", cut over {tp} tensor-parallel ranks" if shared != rows else ""
+        logger.info(
+            f"Reset vocab size to {shared} (from {config.vocab_size}) to hold the tokenizer's {tokens} tokens{cut}."
+        )
+        config.vocab_size = shared
 
 
 def refuse_larger_tokenizer(model_args: ModelArguments, rows: int, tokens: int) -> None:
@@ -117,10 +135,12 @@ def find_data(data_args: DataArguments, args: PreTrainingArguments, tokenizer: A
 
 
 def write_record(parser: PdArgumentParser, arguments: Sequence[Any]) -> Path:
-    """Write every argument with its origin, and versions; a copy goes with each checkpoint."""
+    """Write every argument with its origin, and versions, on the first rank; a copy goes with each checkpoint."""
     from paddlenlp.trainer.run_record import write_run_record
 
     record = Path(arguments[-1].output_dir) / RECORD
+    if arguments[-1].process_index > 0:
+        return record
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
         write_run_record(record, parser, arguments, {})
@@ -143,6 +163,7 @@ def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
         logger.info(f"CPU tuning (turn off with --cpu_tuning false): {done}")
     import paddle
 
+    interrupt_on_request()
     paddle.set_device(resolve_device(args, parser.origins))
     logger.info(
         f"Process rank: {args.process_index}, device: {paddle.get_device()}, world_size: {args.world_size}, "
@@ -150,24 +171,43 @@ def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
     )
 
 
-def build_model(model_args: ModelArguments, args: PreTrainingArguments, config: Any) -> Any:
-    from paddlenlp.nn import configure_run, kernels
+def join_processes(args: PreTrainingArguments, data_args: DataArguments) -> None:
+    """Form the groups in which the processes of the job communicate."""
     from paddlenlp.parallel import init_topology
-    from paddlenlp.transformers import AutoModelForCausalLM, AutoModelForCausalLMPipe
 
     init_topology(args)
+    reporting.announce_mesh(args, data_args.max_seq_length)
+
+
+def leave_together() -> None:
+    """Go when all are done: a process that goes earlier takes its end of every connection with it."""
+    from paddlenlp.parallel import topology
+
+    topology().world.group.barrier()
+
+
+def build_model(model_args: ModelArguments, args: PreTrainingArguments, config: Any) -> Any:
+    from paddlenlp.nn import configure_run, kernels
+    from paddlenlp.transformers import AutoModelForCausalLM, AutoModelForCausalLMPipe
+
     configure_run(args, model_args)
     for line in kernels.report():
         logger.info(line)
-    print("Final pre-training config:", config, flush=True)
-    auto = AutoModelForCausalLMPipe if args.pipeline_parallel_degree > 1 else AutoModelForCausalLM
+    if args.should_log:
+        print("Final pre-training config:", config, flush=True)
+    auto = AutoModelForCausalLMPipe if args.mesh.pp > 1 else AutoModelForCausalLM
     if model_args.continue_training and not args.autotuner_benchmark:
         return auto.from_pretrained(model_args.model_name_or_path, config=config, dtype=args.dtype)
     return auto.from_config(config, dtype=args.dtype)
 
 
 def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_files: List[Any]) -> Dict[str, Any]:
-    """Training, validation and test samples, as many as the run reads; None for a split that is not used."""
+    """Training, validation and test samples, as many as the run reads; None for a split that is not used.
+
+    One process of each machine, or of all with share_folder, builds the index that the others wait for.
+    """
+    from paddlenlp.parallel.agree import all_do
+
     steps, ranks = args.effective_max_steps, args.dataset_world_size
     evaluations = steps // args.effective_eval_steps + 1
     sizes = [
@@ -175,7 +215,8 @@ def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_fi
         args.per_device_eval_batch_size * ranks * args.eval_iters * evaluations * args.eval_enabled,
         args.per_device_eval_batch_size * ranks * args.test_iters * args.predict_enabled,
     ]
-    built = build_train_valid_test_datasets(
+    build = partial(
+        build_train_valid_test_datasets,
         data_files,
         data_args.data_impl,
         data_args.split,
@@ -186,7 +227,7 @@ def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_fi
         share_folder=data_args.share_folder,
         data_cache_path=data_args.data_cache,
     )
-    return dict(zip(("train", "valid", "test"), built))
+    return dict(zip(("train", "valid", "test"), all_do(build)))
 
 
 def log_samples(datasets: Dict[str, Any], args: PreTrainingArguments, tokenizer: Any) -> None:
@@ -202,10 +243,13 @@ def build_trainer(
 ) -> Trainer:
     from paddlenlp.trainer import Trainer
 
+    config = model.config
     return Trainer(
         model,
         args,
-        data_collator=collate_causal_lm,
+        data_collator=partial(
+            collate_causal_lm, context_end=config.get("context_end_token_id"), vocab_size=config.vocab_size
+        ),
         train_dataset=datasets["train"],
         eval_dataset=datasets["valid"],
         tokenizer=tokenizer,
@@ -225,7 +269,8 @@ def train(trainer: Trainer, args: PreTrainingArguments, seq_length: int) -> None
         metrics = trainer.final_evaluation()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    print_speed(result, seq_length)
+    if args.should_log:
+        print_speed(result, seq_length)
 
 
 def predict(trainer: Trainer, dataset: Any) -> None:
@@ -250,17 +295,5 @@ def log_whereabouts(args: PreTrainingArguments) -> None:
     )
 
 
-def run() -> int:
-    """`main`, with the user's mistakes as messages instead of tracebacks. Returns the exit code."""
-    try:
-        main()
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(run_as_rank(main))

@@ -68,7 +68,9 @@ _WORDS_INTRO = (
     "Words for the arguments that end in `_config`, separated by blanks or commas.",
     "用于以 `_config` 结尾的参数,以空格或逗号分隔。",
 )
-_WORD_COLUMNS = (("word", "meaning"), ("选项词", "含义"))
+_WORD_COLUMNS = (("word", "asks for", "here"), ("选项词", "请求", "本工具"))
+
+_WORD_STATUS = {**STATUS, "refused": ("refused", "不接受")}
 
 #: Arguments PaddleNLP does not have.
 OWN = ("cpu_tuning", "eval_iters", "test_iters", "sample_prompt", "sample_max_new_tokens")
@@ -109,9 +111,11 @@ def _row(item: Field, kind: Any, language: int) -> str:
 def _words(argument: str, language: int) -> str:
     lines = [f"### {argument}", "", *_header(_WORD_COLUMNS[language])]
     for name, word in OPTION_WORDS[argument].items():
-        more = [f"refused: {word.refused}"] if word.refused else []
-        more += [f"needs `{other}`" for other in word.needs] + [f"not with `{other}`" for other in word.excludes]
-        lines.append(f"| `{name}` | {'; '.join([word.meaning, *more])} |")
+        kind, reason = (
+            ("noted", word.always) if word.always else ("refused", word.refused) if word.refused else ("acts", "")
+        )
+        here = _WORD_STATUS[kind][language] + (f": {reason}" if reason else "")
+        lines.append(f"| `{name}` | {word.meaning} | {here} |")
     return "\n".join([*lines, ""])
 
 

@@ -7,9 +7,11 @@ import ctypes
 import signal
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
+import paddle
 from paddle.io import DataLoader
 
 from paddlenlp.data import DistributedBatchSampler
+from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.undisturbed import preserved_rng
 from paddlenlp.utils.errors import UsageError
 
@@ -51,7 +53,8 @@ class TrainBatches:
     def one_pass(self) -> Iterator[List[Batch]]:
         """The steps that are left of the present pass over the dataset, a list of micro-batches each.
 
-        A last step without its full number of samples is smaller, or left out with `dataloader_drop_last`.
+        A last step without its full number of samples is smaller, or left out with `dataloader_drop_last`. The
+        interleaved schedule leaves it out too where it can't share its micro-batches out evenly.
         """
         passes = self.consumed_samples // len(self.dataset)
         step: List[Batch] = []
@@ -61,7 +64,7 @@ class TrainBatches:
                 self._count(step)
                 yield step
                 step = []
-        if step and not self.args.dataloader_drop_last:
+        if step and not self.args.dataloader_drop_last and len(step) % _round(self.args) == 0:
             self._count(step)
             yield step
         self.consumed_samples = (passes + 1) * len(self.dataset)
@@ -86,6 +89,11 @@ class TrainBatches:
         self.consumed_samples += samples_of(step) * self.args.dataset_world_size
 
 
+def _round(args: Any) -> int:
+    """The number of micro-batches of a step is a multiple of this."""
+    return args.mesh.pp if args.pipeline_chunks > 1 else 1
+
+
 def make_loader(dataset: Any, sampler: Any, collate: Any, workers: int = 0) -> Iterator[Batch]:
     """Iterator over the batches of `sampler`; making it leaves the random number generators as they are."""
     with preserved_rng():
@@ -105,6 +113,12 @@ def _end_with_parent(worker: int) -> None:
 def samples_of(batches: Sequence[Batch]) -> int:
     """Samples in a list of batches."""
     return sum(batch["input_ids"].shape[0] for batch in batches)
+
+
+def real_tokens_of(batches: Sequence[Batch], padding: int) -> int:
+    """Input tokens other than `padding` in the lists of batches of all ranks that read different samples."""
+    own = sum(int((batch["input_ids"] != padding).sum()) for batch in batches)
+    return int(topology().data.group.all_reduce(paddle.to_tensor([own], "int64")).wait()[0])
 
 
 def tokens_of(batches: Sequence[Batch]) -> int:

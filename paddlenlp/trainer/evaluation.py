@@ -6,7 +6,11 @@ import math
 import time
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
+import paddle
+
 from paddlenlp.data import DistributedBatchSampler
+from paddlenlp.parallel.objects import from_first
+from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.batches import make_loader, samples_of
 from paddlenlp.trainer.metrics import perplexity, speed_metrics
 from paddlenlp.trainer.undisturbed import eval_mode, weights_in
@@ -51,6 +55,7 @@ def plan_evaluation(args: Any, dataset_size: int, iters: int, number: int = 0) -
     if start + iters * whole > dataset_size:
         start = 0
     samples = min(iters * whole, dataset_size - start)
+    samples -= samples % args.dataset_world_size  # every rank reads as many as the others
     return EvalPlan(start, math.ceil(samples / whole), args.per_device_eval_batch_size, samples)
 
 
@@ -65,27 +70,28 @@ def run_evaluation(
 ) -> Dict[str, float]:
     """Mean loss over all kept tokens of the planned samples, each token with the same weight.
 
-    Random numbers, training mode and weights are the same afterwards as before.
+    Random numbers, training mode and weights are the same afterwards as before. All ranks take part, and the loss is
+    the same on all of them.
 
     Args:
-        model: has `eval_batch(batch) -> (sum of token losses, kept tokens)`.
+        model: has `eval_batch(batch) -> (sum of token losses, kept tokens)`, of the samples that this rank reads.
         after_batch: called with the number of batches in the plan after each one.
 
     Returns:
         `{prefix}_loss`, `_runtime`, `_samples_per_second`, `_steps_per_second`, `_ppl`, in this order.
     """
     start = time.time()
-    total, kept, samples, steps = 0.0, 0.0, 0, 0
+    sums, samples, steps = paddle.zeros([2], "float64"), 0, 0
     with eval_mode(model), weights_in(model, args.eval_dtype):
         for batch in _batches(args, dataset, collate, plan):
-            loss, count = model.eval_batch(batch)
-            total, kept = total + loss.astype("float64"), kept + count.astype("float64")
+            sums += paddle.stack([part.astype("float64") for part in model.eval_batch(batch)])
             samples += samples_of([batch])
             steps += 1
             if after_batch is not None:
                 after_batch(plan.batches)
         # Waits for the device: only now the time is that of the work.
-        loss = float(total) / max(float(kept), 1.0)
+        total, kept = map(float, topology().data.group.all_reduce(sums).wait())
+        loss = from_first(total / max(kept, 1.0))
     speed = speed_metrics(prefix, start, samples * args.dataset_world_size, steps)
     return {f"{prefix}_loss": loss, **speed, f"{prefix}_ppl": perplexity(loss)}
 

@@ -6,8 +6,6 @@ from dataclasses import MISSING, Field, field, fields
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, TypeVar
 
-from . import pending
-
 T = TypeVar("T", bound=type)
 
 #: Group key -> (English title, Chinese title), in the order --help and the documentation show them.
@@ -48,6 +46,7 @@ def acts(
     le: Optional[float] = None,
     lt: Optional[float] = None,
     secret: bool = False,
+    switch: str = "",
 ) -> Any:
     """An argument that does what its help says.
 
@@ -57,6 +56,7 @@ def acts(
         choices: the allowed words of a string.
         ge, gt, le, lt: limits of a number (>=, >, <=, <).
         secret: never written into logs or run records.
+        switch: the word that true stands for in a text; false stands for "".
     """
     limits = {">=": ge, ">": gt, "<=": le, "<": lt}
     return _declare(
@@ -66,6 +66,7 @@ def acts(
         choices=tuple(choices) if choices else None,
         limits={sign: limit for sign, limit in limits.items() if limit is not None},
         secret=secret,
+        switch=switch,
     )
 
 
@@ -102,10 +103,6 @@ def is_required(item: Field) -> bool:
 
 def status_of(item: Field) -> Tuple[str, str]:
     """(status, reason) of an argument; status is a key of `STATUS`, the reason is "" for those that act."""
-    if item.name in pending.REFUSED_NOW:
-        return "refused", pending.REASON
-    if item.name in pending.NO_EFFECT_NOW:
-        return "noted", pending.NO_EFFECT_REASON
     return item.metadata["status"], item.metadata.get("reason", "")
 
 

@@ -60,8 +60,10 @@ class LoopArguments:
     pad_token_id: int = acts(0, "Token id that count_trained_tokens takes for padding.")
     dataloader_num_workers: int = acts(0, "Worker processes that read batches. 0: read in the training process.", ge=0)
     dataloader_drop_last: bool = acts(False, "Leave out an incomplete last batch. Default: use it.")
-    distributed_dataloader: Optional[bool] = acts(
-        False, "Under tensor or pipeline parallelism only the first rank of each group reads the data."
+    distributed_dataloader: Optional[bool] = noted(
+        False,
+        "Under tensor or pipeline parallelism only the first rank of each group reads the data.",
+        "the token files are memory-mapped, and every process reads its own",
     )
     lazy_data_processing: Optional[bool] = noted(
         True,

@@ -105,6 +105,7 @@ class Throughput:
         self.dtype = args.amp_dtype or "float32"
         self.recomputes_all = args.recompute and args.recompute_granularity == "full"
         self.model = model
+        self.shown = args.should_log
 
     def measure(self, interval: Interval) -> Tuple[Dict[str, float], Dict[str, float]]:
         """The `interval_*` entries, and those that stand at the end of the line.
@@ -119,6 +120,8 @@ class Throughput:
         speed = speed_metrics(
             "interval", interval.start, interval.samples, interval.steps, seq_length, hardware, self.devices
         )
+        if not self.shown:  # the peak may have to be measured, which takes the machine for a while
+            return speed, {}
         tflops = speed["interval_tokens_per_second_per_device"] * flops / 1e12
         return speed, {"tflops": _digits(tflops), "mfu": _digits(tflops / peak_tflops(self.dtype))}
 

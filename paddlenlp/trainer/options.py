@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple
 
 from paddlenlp.utils.errors import UsageError
 
@@ -29,16 +29,32 @@ TOPOLOGY_ORDERS = ("pp_first", "sharding_first")
 DATA_FORMATS = ("mmap", "lazy")
 
 
+#: Stage of `sharding` -> how much of the optimizer's work is cut over the ranks.
+SHARDING_STAGES = {"stage1": 1, "stage2": 2, "stage3": 3}
+OFFLOAD = "offload"
+
+
 class Word(NamedTuple):
-    """One option word: what it asks for, which words it needs, which it excludes, why it is refused here."""
+    """One option word.
+
+    Attributes:
+        meaning: what it asks for.
+        always: why it changes nothing here: the engine does it in any case, or never needs it; "" for a word that acts.
+        refused: why it can't be had; "" for a word that is accepted.
+    """
 
     meaning: str
-    needs: Tuple[str, ...] = ()
-    excludes: Tuple[str, ...] = ()
+    always: str = ""
     refused: str = ""
 
 
 _AUTO_ONLY = "it belongs to automatic parallelism, which is not supported"
+_COUNTED_FIRST = "the tokens of a whole step are counted before its first pass, so nothing is divided on the way"
+_FREED = "gradients are given back after each step in any case"
+_SAME_BITS = "ranks that hold the same parameter compute the same bits; nothing has to be copied over them"
+_IN_BUCKETS = "gradients travel in buckets at every stage; sharding_comm_buffer_size_MB sets their size"
+_OVERLAPPED = "each bucket leaves as soon as the backward pass filled it, at every stage; it needs no other argument"
+_BACK_IN_BUCKETS = "updated parameters come back in buckets, all under way at once; none is sent alone"
 
 #: Argument -> its option words.
 OPTION_WORDS: Dict[str, Dict[str, Word]] = {
@@ -54,56 +70,80 @@ OPTION_WORDS: Dict[str, Dict[str, Word]] = {
         "async_save": Word("save in the background", refused="background saving is not available"),
         "ignore_merge_optimizer": Word(
             "save each rank's optimizer part as it is",
-            excludes=("skip_save_model_weight",),
             refused="checkpoints hold whole tensors, which any layout can load",
         ),
     },
     "tensor_parallel_config": {
-        "enable_mp_async_allreduce": Word("overlap the all-reduce of the input's gradient with the weight's gradient"),
-        "enable_mp_skip_c_identity": Word("leave out identity exchanges", needs=("enable_mp_async_allreduce",)),
-        "enable_mp_fused_linear_param_grad_add": Word(
-            "add weight gradients inside the matrix product", needs=("enable_mp_async_allreduce",)
+        "enable_mp_async_allreduce": Word(
+            "overlap the all-reduce of the input's gradient with the weight's gradient", "this is always done"
         ),
-        "enable_sp_async_reduce_scatter": Word("overlap the reduce-scatter of sequence parallelism"),
-        "enable_delay_scale_loss": Word("divide by the accumulation steps at the update, not in the loss"),
-        "sync_param": Word("copy replicated parameters from rank 0 before the update"),
-        "sync_grad": Word("copy their gradients from rank 0 before the update"),
-        "sync_moment": Word("copy their moments from rank 0 before the update"),
+        "enable_mp_skip_c_identity": Word("leave out identity exchanges", "there are none"),
+        "enable_mp_fused_linear_param_grad_add": Word(
+            "add weight gradients inside the matrix product", "gradients are summed in the buckets they travel in"
+        ),
+        "enable_sp_async_reduce_scatter": Word(
+            "overlap the reduce-scatter of sequence parallelism", "this is always done"
+        ),
+        "enable_delay_scale_loss": Word(
+            "divide by the accumulation steps at the update, not in the loss", _COUNTED_FIRST
+        ),
+        "sync_param": Word("copy replicated parameters from rank 0 before the update", _SAME_BITS),
+        "sync_grad": Word("copy their gradients from rank 0 before the update", _SAME_BITS),
+        "sync_moment": Word("copy their moments from rank 0 before the update", _SAME_BITS),
         "replace_with_c_embedding": Word("cut the embedding over the vocabulary", refused=_AUTO_ONLY),
         "replace_with_parallel_cross_entropy": Word("compute the loss on cut logits", refused=_AUTO_ONLY),
     },
     "pipeline_parallel_config": {
-        "disable_p2p_cache_shape": Word("send shapes with every exchange"),
-        "disable_partial_send_recv": Word("send whole tensors, not one part per tensor-parallel rank"),
-        "enable_delay_scale_loss": Word("divide by the accumulation steps at the update, not in the loss"),
-        "enable_dp_comm_overlap": Word(
-            "overlap the data-parallel gradient exchange", refused="the overlap is known to give wrong gradients"
+        "disable_p2p_cache_shape": Word(
+            "send shapes with every exchange", "shapes are never sent: every rank knows them from the batch"
         ),
-        "enable_sharding_comm_overlap": Word("overlap the sharding gradient exchange; needs amp_master_grad"),
-        "enable_timer": Word("time the parts of a step"),
-        "enable_release_grads": Word("free gradients after each step"),
-        "enable_clear_every_step_cache": Word("clear the allocator's cache after each step"),
-        "enable_overlap_p2p_comm": Word("overlap exchanges between stages with computation"),
-        "disable_batch_p2p_comm": Word("send and receive one by one"),
-        "best_unbalanced_scheduler": Word("interleaved schedule for uneven micro batches"),
-        "use_dualpipev": Word("the DualPipe-V schedule"),
+        "disable_partial_send_recv": Word(
+            "under tensor parallelism, let every rank send whole tensors to the next stage, not one share each"
+        ),
+        "enable_delay_scale_loss": Word(
+            "divide by the accumulation steps at the update, not in the loss", _COUNTED_FIRST
+        ),
+        "enable_dp_comm_overlap": Word("overlap the data-parallel gradient exchange", _OVERLAPPED),
+        "enable_sharding_comm_overlap": Word("overlap the sharding gradient exchange", _OVERLAPPED),
+        "enable_timer": Word("log the time of the parts of a step, as skip_profile_timer false does"),
+        "enable_release_grads": Word("free gradients after each step", _FREED),
+        "enable_clear_every_step_cache": Word("forget cached shapes after each step", "no shapes are cached"),
+        "enable_overlap_p2p_comm": Word(
+            "overlap exchanges between stages with computation", "sends never wait for the receiver"
+        ),
+        "disable_batch_p2p_comm": Word(
+            "send and receive one by one", "each direction between two stages has a connection of its own"
+        ),
+        "best_unbalanced_scheduler": Word(
+            "interleaved schedule for uneven micro batches",
+            refused="the interleaved schedule takes gradient_accumulation_steps that are a multiple of "
+            "pipeline_parallel_degree; the plain one takes any",
+        ),
+        "use_dualpipev": Word("the DualPipe-V schedule", refused="the schedules are 1F1B and interleaved 1F1B"),
         "enable_send_recv_overlap": Word("overlap exchanges between stages", refused=_AUTO_ONLY),
         "enable_split_backward": Word("split the backward pass in two", refused=_AUTO_ONLY),
     },
     "sharding_parallel_config": {
-        "enable_stage1_tensor_fusion": Word("fuse gradients into buckets (stage1)"),
-        "enable_stage1_overlap": Word("overlap the gradient exchange with the backward pass (stage1)"),
-        "enable_stage2_overlap": Word("overlap the gradient exchange with the backward pass (stage2)"),
-        "split_param": Word("cut each parameter over the group (stage1); needs amp_master_grad"),
-        "disable_stage1_reduce_avg": Word("sum, then divide, in place of averaging in the exchange (stage1)"),
+        "enable_stage1_tensor_fusion": Word("fuse gradients into buckets (stage1)", _IN_BUCKETS),
+        "enable_stage1_overlap": Word("overlap the gradient exchange with the backward pass (stage1)", _OVERLAPPED),
+        "enable_stage2_overlap": Word("overlap the gradient exchange with the backward pass (stage2)", _OVERLAPPED),
+        "split_param": Word(
+            "cut each parameter over the group (stage1)",
+            "parameters are always cut, whatever their sizes; amp_master_grad is not needed for it",
+        ),
+        "disable_stage1_reduce_avg": Word(
+            "sum, then divide, in place of averaging in the exchange (stage1)", "gradients are always summed"
+        ),
         "enable_stage1_broadcast_overlap": Word(
-            "overlap the parameter broadcast with the next forward pass (stage1)", excludes=("split_param",)
+            "overlap the parameter broadcast with the next forward pass (stage1)", _BACK_IN_BUCKETS
         ),
         "enable_stage1_allgather_overlap": Word(
-            "overlap the parameter all-gather with the next forward pass (stage1)", needs=("split_param",)
+            "overlap the parameter all-gather with the next forward pass (stage1)", _BACK_IN_BUCKETS
         ),
-        "enable_release_grads": Word("free gradients after each step"),
-        "enable_fuse_optimizer_states": Word("keep optimizer states in one buffer"),
+        "enable_release_grads": Word("free gradients after each step", _FREED),
+        "enable_fuse_optimizer_states": Word(
+            "keep optimizer states in one buffer", "each rank keeps the states of its own share only, in flat tensors"
+        ),
         "enable_tensor_fusion": Word("fuse gradients into buckets", refused=_AUTO_ONLY),
         "enable_overlap": Word("overlap the gradient exchange", refused=_AUTO_ONLY),
     },
@@ -124,17 +164,20 @@ def split_words(text: str) -> List[str]:
 
 def check_options(argument: str, text: str) -> List[str]:
     """Everything wrong with the config string of `argument`, one sentence each."""
-    known, words = OPTION_WORDS[argument], split_words(text)
+    known = OPTION_WORDS[argument]
     problems = []
-    for word in words:
+    for word in split_words(text):
         if word not in known:
             problems.append(f'unknown word "{word}"{did_you_mean(word, known)}')
-            continue
-        if known[word].refused:
+        elif known[word].refused:
             problems.append(f'"{word}" is not available: {known[word].refused}; leave it out')
-        problems += [f'"{word}" needs "{other}" too' for other in known[word].needs if other not in words]
-        problems += [f'"{word}" and "{other}" exclude each other' for other in known[word].excludes if other in words]
     return problems
+
+
+def option_notes(argument: str, text: str) -> List[str]:
+    """One sentence for each accepted word of the config string that changes nothing here."""
+    known, words = OPTION_WORDS[argument], split_words(text)
+    return [f'"{word}" changes nothing: {known[word].always}' for word in words if word in known and known[word].always]
 
 
 def parse_options(argument: str, text: str) -> List[str]:
@@ -147,3 +190,17 @@ def parse_options(argument: str, text: str) -> List[str]:
     if problems:
         raise UsageError(f'{argument} "{text}": ' + "; ".join(problems))
     return split_words(text)
+
+
+def sharding_problem(text: str) -> str:
+    """What is wrong with the words of `sharding`, or ""."""
+    words = split_words(text)
+    stages = [word for word in words if word in SHARDING_STAGES]
+    unknown = [word for word in words if word not in SHARDING_STAGES and word != OFFLOAD]
+    if unknown:
+        return f'sharding: unknown word "{unknown[0]}"; write stage1, stage2 or stage3, or "stage2 offload"'
+    if len(stages) > 1:
+        return f"sharding {text!r} names {len(stages)} stages; write one of them"
+    if words and not stages:
+        return 'sharding "offload" says where the shares of a stage lie; name the stage too, as in "stage2 offload"'
+    return ""

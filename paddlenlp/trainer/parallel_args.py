@@ -20,7 +20,8 @@ class ParallelArguments:
     sharding: str = acts(
         "",
         "Splitting of optimizer state (stage1), also gradients (stage2), also parameters (stage3) among data-parallel "
-        "processes; stage2 and stage3 may be followed by offload. Empty: off.",
+        'processes; with offload ("stage2 offload") these shares lie in host memory. true: stage1. Empty: off.',
+        switch="stage1",
     )
     sharding_parallel_degree: int = acts(-1, "Processes of one sharding group. -1: all data-parallel ones.", ge=-1)
     sharding_degree: int = acts(-1, "Old name of sharding_parallel_degree.", ge=-1)
@@ -31,21 +32,29 @@ class ParallelArguments:
     sequence_parallel: bool = acts(
         False, "Under tensor parallelism, cut activations between layers along the sequence."
     )
-    fuse_sequence_parallel_allreduce: bool = acts(
-        False, "Sum the gradients of sequence-parallel norms in one exchange."
+    fuse_sequence_parallel_allreduce: bool = noted(
+        False,
+        "Sum the gradients of sequence-parallel norms in one exchange.",
+        "they always travel together, in buckets",
     )
     tensor_parallel_output: bool = acts(True, "Leave the logits cut over the vocabulary; the loss reads them cut.")
     tensor_parallel_rank: int = noted(
         0, "Rank in the tensor-parallel group.", "ranks come from the launcher's environment variables"
     )
-    split_inputs_sequence_dim: bool = acts(True, "Cut the inputs along the sequence under sep or context parallelism.")
+    split_inputs_sequence_dim: bool = noted(
+        True,
+        "Cut the inputs along the sequence under sep or context parallelism.",
+        "every process reads whole samples and takes its part of them",
+    )
     hybrid_parallel_topo_order: Optional[str] = acts(
         None,
         "Order of the axes over the ranks: pp_first (data, pipeline, sharding, ...) or sharding_first (data, sharding, "
         "pipeline, ...). Default: pp_first.",
         choices=TOPOLOGY_ORDERS,
     )
-    sharding_comm_buffer_size_MB: int = acts(-1, "Size of the sharding buckets in MB. -1: chosen by the engine.", ge=-1)
+    sharding_comm_buffer_size_MB: int = acts(
+        -1, "Size in MB of the buckets in which gradients and parameters travel. -1: 32.", ge=-1
+    )
     tensor_parallel_config: str = acts("", "Option words of tensor parallelism, separated by blanks or commas.")
     pipeline_parallel_config: str = acts("", "Option words of pipeline parallelism, separated by blanks or commas.")
     sharding_parallel_config: str = acts("", "Option words of sharding, separated by blanks or commas.")
@@ -58,8 +67,21 @@ class ParallelArguments:
 class ExpertArguments:
     """Mixture-of-experts layers over several processes."""
 
-    expert_parallel_degree: int = acts(-1, "Processes among which the experts are dealt out. -1 or 1: off.", ge=-1)
-    expert_tensor_parallel_degree: int = acts(-1, "Processes that share each expert's matrices. -1 or 1: off.", ge=-1)
-    use_expert_parallel: Optional[bool] = acts(False, "Deal the experts out among the data-parallel processes.")
-    expert_max_capacity: Optional[int] = acts(2**32, "Most tokens one expert takes in a step.", ge=1)
-    expert_min_capacity: Optional[int] = acts(1, "Fewest slots kept for one expert in a step.", ge=0)
+    expert_parallel_degree: int = acts(
+        -1,
+        "Processes among which the experts are dealt out: a divisor of the sharding degree, or of the data-parallel "
+        "processes where nothing is sharded. -1 or 1: off.",
+        ge=-1,
+    )
+    expert_tensor_parallel_degree: int = acts(
+        -1, "Processes that share each expert's matrices. -1: tensor_parallel_degree, the only value there is.", ge=-1
+    )
+    use_expert_parallel: Optional[bool] = acts(
+        False, "Deal the experts out among all data-parallel processes; not with sharding."
+    )
+    expert_max_capacity: Optional[int] = acts(
+        2**32, "Most tokens of one micro batch that an expert takes from each rank; the later ones are dropped.", ge=1
+    )
+    expert_min_capacity: Optional[int] = acts(
+        1, "The least that expert_max_capacity may be; no places are kept free for tokens that do not come.", ge=0
+    )

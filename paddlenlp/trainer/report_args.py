@@ -83,7 +83,9 @@ class CheckpointArguments:
         "", "Words that change the unified layout, separated by blanks or commas; see the table of option words."
     )
     save_on_each_node: bool = noted(
-        False, "Save on the first process of every node.", "this release trains on one node"
+        False,
+        "Save on the first process of every node.",
+        "the first process of all alone writes; give all nodes an output_dir that they share",
     )
     use_async_save: Optional[bool] = refused(
         False,
@@ -93,7 +95,9 @@ class CheckpointArguments:
     output_signal_dir: Optional[str] = noted(
         None, "Folder for the signal files of background saving.", "only background saving writes signal files"
     )
-    ordered_save_group_size: int = acts(0, "How many processes of a group may save at once. 0: all.", ge=0)
+    ordered_save_group_size: int = noted(
+        0, "How many processes of a group may save at once. 0: all.", "the first process alone writes what is saved"
+    )
     save_sharded_model: bool = refused(
         False, "Save each sharding rank's part as it is.", "checkpoints hold whole tensors, which any layout can load"
     )
@@ -148,6 +152,4 @@ class LoggingArguments:
     metrics_output_path: Optional[str] = acts(
         None, "Folder for metrics_rank<N>.json, one JSON object per log line. Default: not written."
     )
-    log_on_each_node: bool = noted(
-        True, "Log on the first process of every node rather than of the whole job.", "this release trains on one node"
-    )
+    log_on_each_node: bool = acts(True, "Log on the first process of every node rather than of the whole job.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -12,6 +13,22 @@ from paddlenlp.utils.files import atomic_write_json
 from paddlenlp.utils.log import logger
 
 ALL_RESULTS = "all_results.json"
+
+
+def quieten(args: Any) -> None:
+    """Where this process is not the one that logs what all do alike, keep its log to warnings and errors."""
+    if not args.should_log:
+        logger.setLevel(max(logger.level, logging.WARNING))
+
+
+def announce_mesh(args: Any, seq_length: int) -> None:
+    """How the processes are shared out, and how large a step is."""
+    mesh, size, rounds = args.mesh, args.per_device_train_batch_size, args.gradient_accumulation_steps
+    total = args.samples_per_step
+    logger.info(
+        f"{mesh}; global batch = micro {size} x accumulate {rounds} x data {mesh.data} = {total:,} "
+        f"sequences ({total * seq_length:,} tokens)"
+    )
 
 
 def announce_training(args: Any, state: TrainerState, num_examples: int, num_parameters: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from paddlenlp.parallel.dropout import seed_streams, set_stream_states, stream_states
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 
@@ -59,6 +60,17 @@ def set_seed(seed: int, ranks: Optional[Dict[str, int]] = None, sizes: Optional[
     return seeds
 
 
+def seed_rank(args: Any) -> Seeds:
+    """`set_seed` for this process's place in the mesh of `args`, and the seeds of dropout."""
+    mesh = args.mesh
+    place = mesh.place(args.process_index)
+    axes = {"mp": "tp", "sep": "sequence", "pp": "pp", "dp": "dp", "sharding": "sharding"}
+    ranks = {name: place[axis] for name, axis in axes.items()}
+    seeds = set_seed(args.seed, ranks, {name: getattr(mesh, axis) for name, axis in axes.items()})
+    seed_streams(seeds.world, seeds.local)
+    return seeds
+
+
 def rng_state() -> Dict[str, Any]:
     """The states of all generators, as numbers and text, for `set_rng_state` in this or another process."""
     version, words, gauss = random.getstate()
@@ -74,6 +86,7 @@ def rng_state() -> Dict[str, Any]:
             "cached_gauss": float(cached),
         },
         "paddle": {kind: [_describe(state) for state in states] for kind, states in _paddle_states().items()},
+        "dropout": {stream: [_describe(state) for state in states] for stream, states in stream_states().items()},
     }
 
 
@@ -92,6 +105,7 @@ def set_rng_state(state: Dict[str, Any]) -> None:
         keys = np.array(_numbers(numpy["keys"]), dtype=np.uint32)
         np.random.set_state((numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached_gauss"]))
         _restore_paddle(saved)
+        _restore_streams(state.get("dropout", {}))
     except (LookupError, TypeError, ValueError) as error:
         raise UsageError(
             f"random generators: not a state that rng_state returned ({error!r}). The checkpoint's rng_state.json was "
@@ -111,6 +125,13 @@ def _restore_paddle(saved: Dict[str, List[Dict[str, Any]]]) -> None:
             )
             continue
         paddle.set_rng_state([_rebuild(*pair) for pair in zip(states, wanted)], device=kind)
+
+
+def _restore_streams(saved: Dict[str, List[Dict[str, Any]]]) -> None:
+    """Those streams of dropout that there are both here and in the checkpoint: tensor-parallel ranks have them."""
+    own = stream_states()
+    alike = {stream: states for stream, states in own.items() if len(saved.get(stream, [])) == len(states)}
+    set_stream_states({s: [_rebuild(*pair) for pair in zip(states, saved[s])] for s, states in alike.items()})
 
 
 def _paddle_states() -> Dict[str, List[Any]]:

@@ -9,9 +9,9 @@ from typing import Any, Collection, Dict, Iterator, List, Mapping, Sequence, Tup
 from paddlenlp.data.splits import parse_split
 from paddlenlp.utils.errors import UsageError
 
-from . import pending
 from .fields import is_required, limits_text, status_of
-from .options import OPTION_WORDS, IntervalStrategy, check_options
+from .layout_rules import LAYOUT_REMARKS, LAYOUT_RULES, layout_problems
+from .options import OPTION_WORDS, IntervalStrategy, check_options, option_notes
 from .path_rules import PATH_RULES
 from .remarks import REMARKS
 from .rule import Rule, View
@@ -36,7 +36,8 @@ def _split_problem(args: Any) -> str:
 
 
 def _steps_message(args: Any) -> str:
-    samples = args.samples_per_step
+    fits = not layout_problems(args)
+    samples = args.samples_per_step if fits else args.per_device_train_batch_size * args.gradient_accumulation_steps
     text = "max_steps must be set, above 0: it is the length of the run (num_train_epochs is not used). "
     text += f"One step here is {samples} sample{'s' if samples > 1 else ''}"
     return text + f" = {samples * args.max_seq_length:,} tokens; max_steps = tokens to train on / that"
@@ -158,9 +159,10 @@ def failures(
         for message in _single_problems(name, item, getattr(view, name))
     ]
     out = {*doubtful, *(names[0] for names, _ in found)}
-    rules = RULES + (PATH_RULES if check_files else [])
+    rules = RULES + LAYOUT_RULES + (PATH_RULES if check_files else [])
+    found += [problem for problem in layout_problems(view) if not out.intersection(problem[0])]
     found += [(rule.reads, rule.text(view)) for rule in _applying(rules, view, out)]
-    return [("launcher", text) for text in _process_problems(view)] + [(_place(n, origins), text) for n, text in found]
+    return [(_place(names, origins), text) for names, text in found]
 
 
 def notes(objects: Sequence[Any], origins: Mapping[str, str]) -> List[str]:
@@ -171,7 +173,10 @@ def notes(objects: Sequence[Any], origins: Mapping[str, str]) -> List[str]:
         status, reason = status_of(item)
         if status == "noted" and not is_required(item) and getattr(view, name) != item.default:
             said.append(f"{name} ({_origin(name, origins)}) changes nothing: {reason}.")
-    said += [rule.text(view) for rule in _applying(REMARKS, _WithOrigins(objects, origins), ())]
+    for name in OPTION_WORDS:
+        written = getattr(view, name, "") or ""
+        said += [f"{name} ({_origin(name, origins)}): {note}." for note in option_notes(name, written)]
+    said += [rule.text(view) for rule in _applying(REMARKS + LAYOUT_REMARKS, _WithOrigins(objects, origins), ())]
     return said
 
 
@@ -206,23 +211,15 @@ def _applying(rules: Sequence[Rule], view: View, out: Collection[str]) -> Iterat
 
 
 def _single_problems(name: str, item: Any, value: Any) -> Iterator[str]:
-    """What is wrong with one argument by itself: status, layouts not here yet, limits, words."""
+    """What is wrong with one argument by itself: status, limits, words."""
     status, reason = status_of(item)
-    allowed = pending.REFUSED_NOW.get(name, (item.default,))
-    if status == "refused" and value not in allowed:
-        plain = " or ".join(shown(value) for value in allowed)
-        yield f"{name} {shown(value)} is not available: {reason}; leave it out or write {plain}"
+    if status == "refused" and value != item.default:
+        yield f"{name} {shown(value)} is not available: {reason}; leave it out or write {shown(item.default)}"
     limits: Dict[str, float] = item.metadata.get("limits", {})
     if value is not None and any(not _SIGNS[sign](value, limit) for sign, limit in limits.items()):
         yield f"{name} must be {limits_text(item)}, found {value:g}"
     if name in OPTION_WORDS and value:
         yield from (f"{name}: {problem}" for problem in check_options(name, value))
-
-
-def _process_problems(view: View) -> Iterator[str]:
-    world = getattr(view, "world_size", 1) if "output_dir" in view.fields else 1
-    if world > 1:
-        yield f"launched with {world} processes, but {pending.REASON}; start one process, without the launcher"
 
 
 def _origin(name: str, origins: Mapping[str, str]) -> str:

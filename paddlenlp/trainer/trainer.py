@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from paddlenlp.parallel.errand import first_does
 from paddlenlp.trainer import reporting, snapshot
-from paddlenlp.trainer.batches import TrainBatches, samples_of, tokens_of
+from paddlenlp.trainer.batches import TrainBatches, real_tokens_of, samples_of, tokens_of
 from paddlenlp.trainer.callbacks import CallbackHandler, CallbackLike, DefaultFlowCallback, PrinterCallback
 from paddlenlp.trainer.evaluation import PredictionOutput, announce, plan_evaluation, run_evaluation
 from paddlenlp.trainer.keeper import CheckpointKeeper
@@ -16,7 +17,7 @@ from paddlenlp.trainer.loggers import default_sinks
 from paddlenlp.trainer.metrics import Interval, Throughput, device_memory, host_memory, perplexity, speed_metrics
 from paddlenlp.trainer.optimizer import build_optimizer
 from paddlenlp.trainer.progress import ProgressCallback
-from paddlenlp.trainer.rng import set_seed
+from paddlenlp.trainer.rng import seed_rank
 from paddlenlp.trainer.sample_text import SampleTextCallback
 from paddlenlp.trainer.state import TrainerControl, TrainerState
 from paddlenlp.trainer.step import StepResult, TrainStep
@@ -37,6 +38,10 @@ class TrainOutput(NamedTuple):
 
 class Trainer:
     """Trains a causal language model for `args.max_steps` steps; logs, evaluates, saves and resumes as `args` say.
+
+    In a job of several processes each makes a Trainer, and all call the same methods in the same order: every rank runs
+    the loop, evaluates and takes part in saving; logs and files are the first rank's. Callbacks are called on all of
+    them, and those that change `control` must do so alike.
 
     Args:
         model: a `CausalLM`.
@@ -63,7 +68,8 @@ class Trainer:
         *,
         extra_checkpoint_files: Sequence[Union[str, Path]] = (),
     ) -> None:
-        set_seed(args.seed)
+        reporting.quieten(args)
+        seed_rank(args)
         self.model = model
         self.args = args
         self.data_collator = data_collator
@@ -75,7 +81,7 @@ class Trainer:
         self.state = self._new_state()
         self.control = TrainerControl()
         self.interval = Interval()
-        self.phases = Phases(not args.skip_profile_timer)
+        self.phases = Phases(args.times_phases)
         self.throughput = Throughput(args, model)
         self.batches: Optional[TrainBatches] = None
         self.present_metrics: Optional[Dict[str, float]] = None  # of the weights as they are, once evaluated
@@ -122,7 +128,7 @@ class Trainer:
         """
         if self.train_dataset is None or self.args.effective_max_steps < 1:
             raise UsageError("Training needs a train_dataset and max_steps of at least 1.")
-        folder = snapshot.find_resume(self.args, resume_from_checkpoint)
+        folder = self._find_resume(resume_from_checkpoint)
         self.keeper.begin(folder)
         self._restore(folder)
         if folder is not None and self.state.global_step >= self.state.max_steps:
@@ -134,6 +140,16 @@ class Trainer:
             raise
         finally:
             self._event("on_close")
+
+    def _find_resume(self, request: Union[None, bool, str, Path]) -> Optional[Path]:
+        """The first rank looks, so that all go on from the same checkpoint."""
+
+        def look() -> Optional[str]:
+            folder = snapshot.find_resume(self.args, request)
+            return None if folder is None else str(folder)
+
+        found = first_does(look)
+        return None if found is None else Path(found)
 
     def _restore(self, folder: Optional[Path]) -> None:
         """Weights, optimizer and position: of the checkpoint, or of a new run."""
@@ -237,9 +253,8 @@ class Trainer:
         state.add_loss(result.loss)
         self.interval.add(samples_of(micro_batches) * ranks, tokens_of(micro_batches) * ranks)
         if self.args.count_trained_tokens:
-            padding = self.args.pad_token_id
-            state.trained_tokens += tokens_of(micro_batches)
-            state.trained_effective_tokens += sum(int((b["input_ids"] != padding).sum()) for b in micro_batches)
+            state.trained_tokens += tokens_of(micro_batches) * ranks
+            state.trained_effective_tokens += real_tokens_of(micro_batches, self.args.pad_token_id)
 
     def _after_step(self, result: Optional[StepResult]) -> None:
         """What the callbacks asked for, in this order: log line, evaluation, checkpoint."""
@@ -312,8 +327,7 @@ class Trainer:
 
     def save_model(self, output_dir: Union[None, str, Path] = None) -> None:
         """Write the final weights, configuration and tokenizer, by default into `args.output_dir`."""
-        if self.args.should_save:
-            self.keeper.save_model(Path(self.args.output_dir if output_dir is None else output_dir))
+        self.keeper.save_model(Path(self.args.output_dir if output_dir is None else output_dir))
 
     def save_state(self) -> None:
         """Write `trainer_state.json` into `args.output_dir`."""

@@ -9,9 +9,8 @@ from typing import List, Optional, Set
 
 from .engine_args import CompatibilityArguments, FusedArguments, PrecisionArguments, RecomputeArguments
 from .loop_args import LoopArguments, OptimizerArguments, RunArguments, ScheduleArguments
-from .options import IntervalStrategy, parse_options
-from .parallel_args import ExpertArguments, ParallelArguments
-from .ranks import ProcessRanks
+from .options import IntervalStrategy, parse_options, split_words
+from .placement import Placement
 from .report_args import CheckpointArguments, EvaluationArguments, LoggingArguments
 
 _STARTED = time.strftime("%b%d_%H-%M-%S")
@@ -28,14 +27,12 @@ class TrainingArguments(  # type: ignore[misc]  # output_dir, without default, c
     EvaluationArguments,
     FusedArguments,
     RecomputeArguments,
-    ExpertArguments,
-    ParallelArguments,
+    Placement,
     PrecisionArguments,
     ScheduleArguments,
     OptimizerArguments,
     LoopArguments,
     RunArguments,
-    ProcessRanks,
 ):
     """Everything about training, plain data without effects: no device, no folders, no Paddle.
 
@@ -46,24 +43,9 @@ class TrainingArguments(  # type: ignore[misc]  # output_dir, without default, c
     # ---- processes and batches -------------------------------------------------------------------------------
 
     @property
-    def dataset_world_size(self) -> int:
-        """Processes that read different samples."""
-        return self.world_size
-
-    @property
-    def dataset_rank(self) -> int:
-        """Which of the `dataset_world_size` shares of every batch this process reads."""
-        return self.process_index
-
-    @property
     def should_log(self) -> bool:
         """Whether this process logs."""
         return (self.local_process_index if self.log_on_each_node else self.process_index) == 0
-
-    @property
-    def should_save(self) -> bool:
-        """Whether this process writes what is saved once."""
-        return (self.local_process_index if self.save_on_each_node else self.process_index) == 0
 
     @property
     def train_batch_size(self) -> int:
@@ -193,6 +175,11 @@ class TrainingArguments(  # type: ignore[misc]  # output_dir, without default, c
     def effective_run_name(self) -> str:
         """run_name or output_dir."""
         return self.run_name or self.output_dir
+
+    @property
+    def times_phases(self) -> bool:
+        """Whether the log tells where the time of a step goes."""
+        return not self.skip_profile_timer or "enable_timer" in split_words(self.pipeline_parallel_config)
 
     @property
     def effective_disable_tqdm(self) -> bool:

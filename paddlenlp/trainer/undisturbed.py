@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, List, Optional
 
 import paddle
+from paddle import Tensor
 
 from paddlenlp.trainer.rng import rng_state, set_rng_state
 
@@ -35,18 +36,28 @@ def eval_mode(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def weights_in(model: Any, dtype: Optional[str]) -> Iterator[None]:
-    """The weights rounded to `dtype` inside the block (None: as they are), and bit for bit the old ones afterwards.
+    """The trained weights rounded to `dtype` inside the block (None: as they are), and bit for bit the old ones
+    afterwards.
 
-    The parameters keep their storage dtype, so that every kernel that trains the model also evaluates it.
+    The parameters keep their storage dtype, so that every kernel that trains the model also evaluates it. Each rank
+    rounds what it updates, so this holds in every layout; all ranks enter it together.
     """
     if dtype is None:
         yield
         return
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    for value in model.state_dict().values():
-        value.set_value(value.astype(dtype).astype(value.dtype))
+    gradients = model.gradients
+    weights = [piece.weight for piece in gradients.pieces]
+    before = [weight.clone() for weight in weights]
+    _set(weights, [value.astype(dtype).astype(value.dtype) for value in before])
+    gradients.publish()
     try:
         yield
     finally:
-        for name, value in model.state_dict().items():
-            value.set_value(before[name])
+        _set(weights, before)
+        gradients.publish()
+
+
+@paddle.no_grad()
+def _set(weights: List[Tensor], values: List[Tensor]) -> None:
+    for weight, value in zip(weights, values):
+        paddle.assign(value, output=weight)

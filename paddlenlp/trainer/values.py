@@ -58,7 +58,7 @@ def from_json(kind: Any, value: Any, item: Field) -> Any:
     if kind is bool:
         return _bool(value)
     if kind is str:
-        return _text(value, item.metadata.get("choices"))
+        return _text(_switched(value, item.metadata.get("switch", "")), item.metadata.get("choices"))
     return _integer(value) if kind is int else _number(value)
 
 
@@ -157,6 +157,12 @@ def _text(value: Any, choices: Optional[Tuple[str, ...]]) -> str:
         better = "" if isinstance(value, (bool, list, dict)) else f'; write "{shown(value)}"'
         raise WrongValue(f"must be text, found {shown(value)}{better}")
     return _choice(value, choices) if choices else value
+
+
+def _switched(value: Any, word: str) -> Any:
+    """`word` or "" where true or false was written for a text that had been a switch."""
+    known = {True: word, False: "", "True": word, "true": word, "False": "", "false": ""}
+    return known.get(value, value) if word and isinstance(value, (bool, str)) else value
 
 
 def _choice(value: Any, choices: Any) -> str:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import pytest
@@ -16,7 +16,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from paddlenlp.data import MMapIndexedDatasetBuilder
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parallel"))
+
+from launcher import Launch, hosts, started
+from ranks import ROOT
+
+__all__ = ["hosts", "started"]
+
+SCRIPT = str(ROOT / "llm/run_pretrain.py")
 VOCAB = 256
 SHAPE = {
     "architectures": ["LlamaForCausalLM"],
@@ -77,38 +84,90 @@ def files(materials: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(materials, tmp_path / "files"))
 
 
+def arguments(materials: Path, out: Path, **changes: Any) -> Dict[str, Any]:
+    """What a file of arguments says, for six steps on this machine's CPU."""
+    return {
+        "model_name_or_path": str(materials / "model"),
+        "tokenizer_name_or_path": str(materials / "tokenizer"),
+        "input_dir": str(materials / "data"),
+        "output_dir": str(out),
+        "split": "8,1,1",
+        "max_seq_length": 16,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 0.01,
+        "max_steps": 6,
+        "logging_steps": 1,
+        "eval_steps": 3,
+        "save_steps": 3,
+        "eval_iters": 1,
+        "test_iters": 1,
+        "device": "cpu",
+        "do_train": True,
+        "do_eval": True,
+        "do_predict": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **changes,
+    }
+
+
 @pytest.fixture
-def pretrain(files: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """pretrain(name=value, ...): run_pretrain.py on a JSON file with these arguments over the usual ones."""
+def argument_file(files: Path, tmp_path: Path) -> Callable[..., Path]:
+    """argument_file(**changes): `arguments` in a file."""
 
-    def run(**changes: Any) -> subprocess.CompletedProcess[str]:
-        config: Dict[str, Any] = {
-            "model_name_or_path": str(files / "model"),
-            "tokenizer_name_or_path": str(files / "tokenizer"),
-            "input_dir": str(files / "data"),
-            "output_dir": str(tmp_path / "out"),
-            "split": "8,1,1",
-            "max_seq_length": 16,
-            "per_device_train_batch_size": 4,
-            "per_device_eval_batch_size": 4,
-            "learning_rate": 0.01,
-            "max_steps": 6,
-            "logging_steps": 1,
-            "eval_steps": 3,
-            "save_steps": 3,
-            "eval_iters": 1,
-            "test_iters": 1,
-            "device": "cpu",
-            "do_train": True,
-            "do_eval": True,
-            "do_predict": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
+    def write(**changes: Any) -> Path:
         path = tmp_path / "config.json"
-        path.write_text(json.dumps({**config, **changes}, indent=1))
-        command = [sys.executable, str(ROOT / "llm/run_pretrain.py"), str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        path.write_text(json.dumps(arguments(files, tmp_path / "out", **changes), indent=1))
+        return path
 
-    return run
+    return write
+
+
+@pytest.fixture
+def pretrain(argument_file: Callable[..., Path]) -> Callable[..., subprocess.CompletedProcess]:
+    """pretrain(**changes): run_pretrain.py on these arguments, as a process of its own."""
+
+    def write_and_run(environment: Optional[Dict[str, str]] = None, **changes: Any) -> subprocess.CompletedProcess:
+        return run(argument_file(**changes), environment)
+
+    return write_and_run
+
+
+def run(config: Path, environment: Optional[Dict[str, str]] = None) -> subprocess.CompletedProcess:
+    """run_pretrain.py on a file of arguments, as a process of its own."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    return subprocess.run(
+        [sys.executable, SCRIPT, str(config)], cwd=config.parent, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="session")
+def run_once(
+    materials: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Tuple[subprocess.CompletedProcess, Path]]:
+    """run_once(**changes): a run that succeeds, for several tests to look at, and the folder where it wrote."""
+
+    def write_and_run(**changes: Any) -> Tuple[subprocess.CompletedProcess, Path]:
+        folder = tmp_path_factory.mktemp("once")
+        files = shutil.copytree(materials, folder / "files")
+        (folder / "config.json").write_text(json.dumps(arguments(files, folder / "out", **changes)))
+        done = run(folder / "config.json")
+        assert done.returncode == 0, done.stderr
+        return done, folder / "out"
+
+    return write_and_run
+
+
+@pytest.fixture
+def launch(argument_file: Callable[..., Path], tmp_path: Path, started: List[Launch]) -> Callable[..., Launch]:
+    """launch(processes, **changes): run_pretrain.py by Paddle's launcher, under way in the folder tmp_path / name."""
+
+    def start(
+        processes: int, name: str = "job", options: Sequence[str] = (), prefix: Sequence[str] = (), **changes: Any
+    ) -> Launch:
+        options = options or ["--nproc_per_node", str(processes)]
+        started.append(Launch(tmp_path / name, [SCRIPT, str(argument_file(**changes))], options, prefix))
+        return started[-1]
+
+    return start

@@ -69,9 +69,23 @@ def test_an_empty_split(pretrain):
     refused(pretrain(split="1,0,0"), "split")
 
 
-@pytest.mark.parametrize("flag", ["tensor_parallel_degree", "pipeline_parallel_degree", "sharding_parallel_degree"])
-def test_layouts_of_several_processes(pretrain, flag):
-    refused(pretrain(**{flag: 2}), flag, "one process")
+def test_a_layout_for_several_processes_on_one(pretrain):
+    refused(
+        pretrain(tensor_parallel_degree=2, pipeline_parallel_degree=2),
+        "config.json:",
+        "tensor_parallel_degree 2 x pipeline_parallel_degree 2 = 4 processes asked for, and this is one process",
+        "paddle.distributed.launch --nproc_per_node 4",
+    )
+
+
+def test_a_layout_that_does_not_divide_the_processes(pretrain):
+    done = pretrain(tensor_parallel_degree=3, environment={"PADDLE_TRAINERS_NUM": "8"})
+    refused(done, "8 is not a multiple of 3", "use 1, 2, 4 or 8")
+
+
+def test_a_model_that_can_t_be_cut_so_fine(pretrain):
+    done = pretrain(tensor_parallel_degree=8, environment={"PADDLE_TRAINERS_NUM": "8"})
+    refused(done, "num_attention_heads 4 is not a multiple of tensor_parallel_degree = 8", "1, 2 or 4")
 
 
 def test_a_checkpoint_of_another_shape(pretrain, files, tmp_path):

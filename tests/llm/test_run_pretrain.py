@@ -25,10 +25,14 @@ def weights(folder: Path) -> Dict[str, bytes]:
     return {name: array.tobytes() for path in folder.glob("model-*") for name, array in load_file(path).items()}
 
 
-def test_a_run_leaves_everything_it_promises(pretrain, tmp_path):
-    done = pretrain(sample_prompt="w5 w6 w7", sample_max_new_tokens=3, report_to=["visualdl"])
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def whole(run_once):
+    """A run of six steps to its end: the process, and what it left."""
+    return run_once(sample_prompt="w5 w6 w7", sample_max_new_tokens=3, report_to=["visualdl"])
+
+
+def test_a_run_leaves_everything_it_promises(whole):
+    done, out = whole
     names = ["config.json", "model.safetensors.index.json", "tokenizer.json", "run_config.json", "trainer_state.json"]
     names += ["train_results.json", "eval_results.json", "test_results.json", "all_results.json", "metrics.jsonl"]
     assert [name for name in names if not (out / name).is_file()] == []
@@ -43,43 +47,36 @@ def test_a_run_leaves_everything_it_promises(pretrain, tmp_path):
     assert f"Everything is in {out}" in done.stderr.splitlines()[-1]
 
 
-def test_the_reference_s_pipeline_finds_the_loss(pretrain, tmp_path):
+def test_the_reference_s_pipeline_finds_the_loss(whole):
     """The reference's own tests read the loss of a step from the log with this pipeline."""
-    done = pretrain(do_eval=False, do_predict=False)
+    done, out = whole
     command = "grep -a 'global_step: 5,' | awk -F ',' '{print $2}' | awk '{print $6}'"
     found = subprocess.run(["bash", "-c", command], input=done.stderr, capture_output=True, text=True)
-    assert float(found.stdout) == losses(tmp_path / "out")[4]
+    assert float(found.stdout) == losses(out)[4]
 
 
-def test_running_again_says_it_is_done_and_trains_no_more(pretrain, tmp_path):
-    assert pretrain().returncode == 0
-    before = weights(tmp_path / "out/checkpoint-6")
+def test_running_again_says_it_is_done_and_trains_no_more(pretrain, whole, tmp_path):
+    out = shutil.copytree(whole[1], tmp_path / "out")
+    before = weights(out / "checkpoint-6")
     done = pretrain()
     assert done.returncode == 0 and "Training is complete" in done.stderr
-    assert weights(tmp_path / "out/checkpoint-6") == before and len(losses(tmp_path / "out")) == 6
+    assert weights(out / "checkpoint-6") == before and len(losses(out)) == 6
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(pretrain, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert pretrain(output_dir=str(whole)).returncode == 0
-    shutil.copytree(whole, parts, ignore=shutil.ignore_patterns("checkpoint-6"))
-    done = pretrain(output_dir=str(parts))
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(pretrain, whole, tmp_path):
+    parts = shutil.copytree(whole[1], tmp_path / "out", ignore=shutil.ignore_patterns("checkpoint-6"))
+    done = pretrain()
     assert done.returncode == 0 and "checkpoint-3" in done.stderr
-    assert losses(parts) == losses(whole)
+    assert losses(parts) == losses(whole[1])
     for stem in ("model", "optimizer"):
         name = f"checkpoint-6/{stem}-00001-of-00001.safetensors"
-        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+        assert (parts / name).read_bytes() == (whole[1] / name).read_bytes()
 
 
-def test_continuing_from_weights_starts_where_they_ended(pretrain, tmp_path, files):
-    assert pretrain().returncode == 0
-    done = pretrain(
-        model_name_or_path=str(tmp_path / "out"), continue_training=True, output_dir=str(tmp_path / "next"), max_steps=1
-    )
+def test_continuing_from_weights_starts_where_they_ended(pretrain, whole, tmp_path):
+    done = pretrain(model_name_or_path=str(whole[1]), continue_training=True, max_steps=1)
     assert done.returncode == 0, done.stderr
-    first = pretrain(output_dir=str(tmp_path / "scratch"), max_steps=1)
-    assert first.returncode == 0
-    assert losses(tmp_path / "next")[0] < losses(tmp_path / "scratch")[0] - 0.05
+    assert losses(tmp_path / "out")[0] < losses(whole[1])[0] - 0.05
 
 
 @pytest.mark.parametrize("changes", [{"bf16": True, "fp16_opt_level": "O2"}, {"fp16": True, "fp16_opt_level": "O1"}])
@@ -95,6 +92,18 @@ def test_a_tokenizer_larger_than_a_fresh_model_grows_it(pretrain, files, tmp_pat
     done = pretrain(max_steps=1)
     assert done.returncode == 0 and "Reset vocab size to 256 (from 100)" in done.stderr
     assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 256
+
+
+def test_a_model_of_contexts_and_texts(pretrain, files, tmp_path):
+    """Masks and positions follow from the ids: the first token 9 of a sample ends a context."""
+    shape = {"model_type": "chatglm", "vocab_size": 256, "hidden_size": 32, "inner_hidden_size": 64, "num_layers": 2}
+    tokens = {"bos_token_id": 9, "mask_token_id": 1, "gmask_token_id": 2, "num_attention_heads": 4}
+    (files / "model/config.json").write_text(json.dumps({**shape, **tokens}))
+    done = pretrain(sample_prompt="w5 w6 w9 w10", sample_max_new_tokens=3)
+    assert done.returncode == 0, done.stderr
+    assert "Final pre-training config: ChatGLMConfig {" in done.stdout
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+    assert "Sample after training: 'w5 w6 w9 w10" in done.stderr
 
 
 def test_options_of_the_model_reach_it(pretrain, tmp_path):

@@ -105,8 +105,8 @@ def test_all_problems_in_one_report_with_places(parser, tmp_path):
         'config.json:8: "seed" is given twice, in lines 6 and 8; delete one',
         'config.json:9: "lr_scheduler_type" must be one of linear, cosine, constant, constant_with_warmup, polynomial; '
         'found "cosin"; did you mean "cosine"?',
-        "config.json:10: tensor_parallel_degree 4 is not available: this release trains on one process; parallel "
-        "layouts are not in it yet; leave it out or write -1 or 1",
+        "config.json:10: tensor_parallel_degree 4 asked for, and this is one process; start 4 of them, or a multiple: "
+        "python -m paddle.distributed.launch --nproc_per_node 4 llm/run_pretrain.py ...",
         'command line: unknown argument --save_step; did you mean "--save_steps"?',
         "command line: --eval_steps needs a value",
         'not set: "output_dir" is required: Folder for checkpoints, the final model, metrics and logs; made if it is '

@@ -133,3 +133,47 @@ def test_state_of_another_device_is_reported(monkeypatch):
     set_rng_state(state)
     assert len(lines) == 1
     assert "0 cpu generator(s), this machine has 1" in lines[0]
+
+
+def test_seeds_follow_from_the_place_in_the_mesh(monkeypatch):
+    """Tensor-parallel ranks share the first seed and differ in the second; all others differ in both."""
+    from paddlenlp.trainer import PreTrainingArguments
+    from paddlenlp.trainer.rng import seed_rank
+
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "16")
+    args = PreTrainingArguments(
+        "out", seed=5, tensor_parallel_degree=2, pipeline_parallel_degree=2, sep_parallel_degree=2, sharding="stage1"
+    )
+    seeds = {}
+    for rank in range(16):
+        monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
+        seeds[rank] = seed_rank(args)
+        place = args.mesh.place(rank)
+        first = rank - place["tp"]
+        assert seeds[rank].world == seeds[first].world
+        assert seeds[rank].host == 5 + 100 * place["pp"]
+    assert len({found.world for found in seeds.values()}) == 8
+    assert len({found.local for found in seeds.values()}) == 16
+    assert not {found.local for found in seeds.values()} & {found.world for found in seeds.values()}
+
+
+def test_the_own_stream_of_dropout_is_part_of_the_state(monkeypatch):
+    """It goes on bitwise; a checkpoint without it, or with another, leaves it as it is."""
+    from paddle.distributed.fleet.meta_parallel import get_rng_state_tracker
+
+    from paddlenlp.parallel.dropout import OWN, seed_streams
+
+    def draw():
+        with get_rng_state_tracker().rng_state(OWN):
+            return paddle.rand([4]).tolist()
+
+    seed_streams(3, 4)
+    draw()
+    state = json.loads(json.dumps(rng_state()))
+    wanted = draw()
+    seed_streams(3, 99)
+    assert draw() != wanted
+    set_rng_state(state)
+    assert draw() == wanted
+    set_rng_state({**state, "dropout": {}})
+    assert draw() != wanted

@@ -10,7 +10,6 @@ from typing import get_type_hints
 
 import pytest
 
-from paddlenlp.trainer import pending
 from paddlenlp.trainer.argument_docs import OWN
 from paddlenlp.trainer.fields import GROUPS, STATUS, status_of
 from paddlenlp.trainer.options import OPTION_WORDS, IntervalStrategy
@@ -68,15 +67,14 @@ def test_every_group_is_used_and_no_name_comes_twice():
 
 def test_tables_name_real_arguments():
     names = {item.name for item in ALL}
-    assert set(pending.REFUSED_NOW) | set(pending.NO_EFFECT_NOW) | set(OPTION_WORDS) <= names
-    assert not set(pending.REFUSED_NOW) & set(pending.NO_EFFECT_NOW)
+    assert set(OPTION_WORDS) <= names
 
 
 def test_every_acting_argument_is_read_outside_its_declaration():
-    own = re.compile(r"(_args|rules|remarks|pending|argument_docs|foreign)\.py")
+    own = re.compile(r"(_args|rules|remarks|argument_docs|foreign)\.py")
     sources = [path for room in ("paddlenlp", "llm") for path in (ROOT / room).rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources if not own.search(path.name))
-    for name in ("training_args.py", "pretraining_args.py"):  # the properties
+    for name in ("training_args.py", "pretraining_args.py", "placement.py"):  # the properties
         properties = re.findall(r"self\.\w+", (ROOT / "paddlenlp/trainer" / name).read_text(encoding="utf-8"))
         text += "\n".join(properties)
     acting = [item.name for item in ALL if status_of(item)[0] == "acts"]
@@ -90,16 +88,14 @@ def test_fields_are_plain_data(tmp_path):
 
 
 def test_ranks_come_from_the_launcher(monkeypatch):
-    assert (args().world_size, args().process_index, args().should_log, args().should_save) == (1, 0, True, True)
+    assert (args().world_size, args().process_index, args().should_log) == (1, 0, True)
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "8")
     monkeypatch.setenv("PADDLE_TRAINER_ID", "4")
     monkeypatch.setenv("PADDLE_RANK_IN_NODE", "0")
     made = args(per_device_train_batch_size=2, gradient_accumulation_steps=3)
     assert (made.world_size, made.process_index, made.local_process_index) == (8, 4, 0)
     assert (made.dataset_world_size, made.dataset_rank, made.samples_per_step) == (8, 4, 48)
-    assert (made.should_log, made.should_save) == (True, False)
-    assert not args(log_on_each_node=False).should_log
-    assert args(save_on_each_node=True).should_save
+    assert made.should_log and not args(log_on_each_node=False).should_log
 
 
 def test_batch_sizes():
