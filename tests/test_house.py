@@ -18,6 +18,7 @@ FAMILIES = sorted(path for room in ROOMS if room.name != "auto" for path in room
 
 MAX_FILE, MAX_FUNCTION, MAX_INIT = 400, 60, 40
 MODELING = range(16, 111)
+MAX_MEAN = 2600 / 17
 UNSAFE = re.compile(
     r"\bpickle\b|paddle\.load\(|allow_pickle\s*=\s*True|(?<![\w.])(eval|exec)\(|except:\s*$|yaml\.load\("
 )
@@ -57,6 +58,13 @@ def test_families_do_not_know_parallelism(path: Path) -> None:
     assert not found, f"{relative(path)} says {found.group()!r}: that belongs to paddlenlp/parallel or paddlenlp/nn"
     if path.name == "modeling.py":
         assert text.count("\n") in MODELING, f"{relative(path)} has {text.count(chr(10))} lines"
+
+
+def test_all_families_together_are_small() -> None:
+    parts = ("__init__.py", "configuration.py", "modeling.py")
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in FAMILIES if path.name in parts)
+    most = MAX_MEAN * len({path.parent for path in FAMILIES})
+    assert lines < most, f"the families have {lines} lines, budget {most:.0f}: what they share belongs to paddlenlp/nn"
 
 
 @pytest.mark.parametrize("path", ALL_PYTHON, ids=relative)
