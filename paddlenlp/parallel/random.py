@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from typing import Iterator, Sequence, Tuple, Union
+from typing import Collection, Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -45,8 +45,9 @@ def skip_initialisation() -> Iterator[None]:
         _skip = before
 
 
-def initialise(model: nn.Layer, std: float) -> None:
-    """Draw every parameter of `model` that has an `init_scale`: normal, with deviation `std * init_scale`.
+def initialise(model: nn.Layer, std: float, names: Optional[Collection[str]] = None) -> None:
+    """Draw every parameter of `model`, or those of `names`, that has an `init_scale`: normal, with deviation `std *
+    init_scale`.
 
     Of a fused one `init_scale` may be a tuple, with a factor for each of its parts. The others keep the constants they
     were made with.
@@ -55,7 +56,7 @@ def initialise(model: nn.Layer, std: float) -> None:
         return
     for name, param in model.named_parameters():
         scale = getattr(param, "init_scale", None)
-        if scale is not None:
+        if scale is not None and (names is None or name in names):
             fill(param, _whole(name, param, std, scale))
 
 

@@ -16,7 +16,9 @@ import numpy as np
 import paddle
 
 from paddlenlp.parallel.holdings import at_hand, lines_everywhere, names_everywhere
+from paddlenlp.parallel.random import initialise
 from paddlenlp.parallel.topology import topology
+from paddlenlp.transformers.configuration_utils import CONFIG_NAME, read_json
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 from paddlenlp.utils.tensor_files import TensorFiles, bf16_to_float32
@@ -24,6 +26,9 @@ from paddlenlp.utils.tensor_files import TensorFiles, bf16_to_float32
 DTYPE_CODES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Tables that old checkpoints stored though they follow from the configuration: rotary frequencies and causal masks.
 STRAY = re.compile(r"(\brotary_(pos_)?emb\.inv_freq|\battn\.(masked_)?bias|\battention\.masked_bias)$")
+# Architectures that end without a head over the vocabulary, and what they have in its place.
+HEADLESS = re.compile(r"(?<!LMHead)Model$|For(Sequence|Token)Classification$")
+OTHER_HEADS = re.compile(r"^(score|classifier|v_head|value_head)\.")
 PICKLES = ("*.bin", "*.pdparams", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -66,6 +71,16 @@ class StoredWeights(TensorFiles):
                 counts[DTYPE_CODES[self.dtype(name)]] += int(np.prod(self.shape(name)))
         return max(counts, key=counts.__getitem__, default="float32")
 
+    def is_headless(self, model: Any) -> bool:
+        """Whether config.json names a model that does not end in a head over the vocabulary: a base or reward model.
+
+        One family calls models with a head so too: what `model` is called in the Hugging Face format never counts.
+        """
+        path = self.folder / CONFIG_NAME
+        names = read_json(path).get("architectures") if path.is_file() else None
+        own = model.config.to_hf_dict().get("architectures") or ()
+        return any(HEADLESS.search(name) and name not in own for name in names or ())
+
     def out_first(self, model: Any) -> bool:
         """Whether matrices are stored [out, in], as the Hugging Face format has them.
 
@@ -101,14 +116,27 @@ def load_weights(model: Any, folder: Union[str, Path, StoredWeights]) -> None:
     out_first = stored.out_first(model)
     params = dict(model.named_parameters())
     plan = {name: _find(model, name, param, stored, out_first) for name, param in params.items()}
-    _check(model, plan, stored)
+    new_head = _new_head(model, plan, stored)
+    _check(model, {name: source for name, source in plan.items() if name not in new_head}, stored)
     for names in at_hand(model):
         for name in names:
             source = plan[name]
-            assert source is not None, "missing tensors were refused above"
-            _set(params[name], source, stored, out_first)
+            if source is not None:
+                _set(params[name], source, stored, out_first)
+    if new_head:
+        initialise(model, model.config.initializer_range, new_head)
     form = "matrices [out, in]" if out_first else "matrices [in, out]"
     logger.info("Read %d parameters (stored as %s, %s) from %s", len(plan), stored.stored_dtype(), form, stored.folder)
+
+
+def _new_head(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights) -> List[str]:
+    """The parameters of the head where the stored model has none over the vocabulary: they start from random values."""
+    if not stored.is_headless(model):
+        return []
+    names = [name for name, source in plan.items() if source is None and name.startswith(f"{model.head_name}.")]
+    if names:
+        logger.warning("%s holds a model without a head over the vocabulary: the head starts anew", stored.folder)
+    return names
 
 
 def spellings(model: Any, name: str) -> List[str]:
@@ -176,7 +204,7 @@ def _check(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights
     left = [
         f"{name} {list(stored.shape(name))}"
         for name in stored
-        if name not in used and not (STRAY.search(name) or model.is_spare(name) or _is_tied_head(model, name))
+        if name not in used and not _left_over(model, name, stored)
     ]
     lists = [lines_everywhere(missing), left, lines_everywhere(_misshapen(model, plan, stored))]
     groups = zip(("missing", "not part of the model", "of another shape"), lists)
@@ -210,6 +238,12 @@ def _hint(model: Any, stored: StoredWeights, found: Tuple[int, ...], expected: T
     if len(axes) != 1 or expected[axes[0]] != vocab:
         return ""
     return f"; the configuration asks for vocab_size={vocab}, stored are {found[axes[0]]}; vocabularies are not resized"
+
+
+def _left_over(model: Any, name: str, stored: StoredWeights) -> bool:
+    """Whether a stored tensor that the model does not read is known, and no mistake."""
+    known = STRAY.search(name) is not None or model.is_spare(name) or _is_tied_head(model, name)
+    return known or (OTHER_HEADS.search(name) is not None and stored.is_headless(model))
 
 
 def _is_tied_head(model: Any, name: str) -> bool:

@@ -27,6 +27,7 @@ class PretrainedModel(nn.Layer):
     - `hf_names`: (pattern, replacement) pairs for `re.sub` that turn a parameter's name into its Hugging Face name;
     - `hf_fused`: attribute names of the fused layers that the Hugging Face format keeps fused;
     - `hf_out_first`: whether the Hugging Face format keeps matrices [out, in];
+    - `head_name`: name of the stage that is the head over the vocabulary, if there is one;
     - `other_names`: like `hf_names`, for names under which PaddleNLP stores the parameters. They are read, not written.
     """
 
@@ -36,6 +37,7 @@ class PretrainedModel(nn.Layer):
     hf_fused: ClassVar[Tuple[str, ...]] = ()
     hf_out_first: ClassVar[bool] = True
     other_names: ClassVar[List[Tuple[str, str]]] = []
+    head_name: ClassVar[str] = ""
     generation_config: Optional[Dict[str, Any]] = None
     config: PretrainedConfig
 

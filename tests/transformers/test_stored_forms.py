@@ -142,3 +142,25 @@ def test_sequences_are_longer_than_windows_and_than_those_of_training():
     }
     # The other one stays within what it was trained on, where it is a plain rotary model.
     assert {case for case, limits in found.items() if limits} - beyond == {"qwen/plain"}
+
+
+@pytest.mark.parametrize("architecture, extra", [("Qwen2ForRewardModel", "score.0.weight"), ("Qwen2Model", None)])
+def test_a_model_without_a_head_gets_a_new_one(architecture, extra, hf, tmp_path):
+    arrays, values = arrays_of("qwen2/grouped"), json.loads((FIXTURES / "qwen2/grouped/config.json").read_text())
+    del arrays["lm_head.weight"]
+    if extra:
+        arrays[extra] = np.ones([1, values["hidden_size"]], np.float32)
+
+    def read(name):
+        hf.write_folder(tmp_path, arrays, 1, {"format": "pt"}, {**values, "architectures": [name]})
+        (tmp_path / "config.json").write_text(json.dumps({**values, "architectures": [name]}))
+        return AutoModelForCausalLM.from_pretrained(tmp_path)
+
+    found = dict(read(architecture).named_parameters())
+    stored = dict(AutoModelForCausalLM.from_pretrained(FIXTURES / "qwen2/grouped").named_parameters())
+    fresh = dict(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path)).named_parameters())
+    for name, param in found.items():
+        same_as = fresh if name == "lm_head.weight" else stored
+        assert param.numpy().tobytes() == same_as[name].numpy().tobytes(), name
+    with pytest.raises(UsageError, match="1 missing"):
+        read("Qwen2ForCausalLM")
