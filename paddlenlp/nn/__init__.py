@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_module(
         "LogScaled": "long_positions",
         "MLP": "mlp",
         "MoE": "moe",
+        "PreNormLayer": "decoder",
         "Precision": "precision",
         "PredictsAhead": "ahead",
         "RMSNorm": "norm",

@@ -13,20 +13,31 @@ from paddlenlp.transformers.generation_utils import GenerationMixin
 from paddlenlp.utils.errors import UsageError
 
 from . import program
+from .batch import Batch
 from .cache import KVCache
 from .head import LMHead
 from .loss import kept_tokens
 from .moe_router import update_biases
+from .norm import RMSNorm
 from .program import MicroBatch
 from .staged import DecoderLayer, Stage, StagedModel
 
-__all__ = ["CausalLM", "DecoderLayer", "DecoderModel", "pipe"]
+__all__ = ["CausalLM", "DecoderLayer", "DecoderModel", "PreNormLayer", "pipe"]
+
+
+class PreNormLayer(DecoderLayer):
+    """x + self_attn(input_layernorm(x)), then x + mlp(post_attention_layernorm(x)): of the four parts that a subclass
+    makes under these names."""
+
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), batch)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class DecoderModel(StagedModel):
     """`<Family>Model`: embedding, decoder layers and closing norm; gives hidden states [b, s, hidden].
 
-    A family sets `layer_class` and `build_norm`, and `names` or `build_embed` where it differs.
+    A family sets `layer_class`, and `names`, `build_embed` or `build_norm` where it differs.
     """
 
     layer_class: ClassVar[Callable[[Any, int], DecoderLayer]]
@@ -48,7 +59,7 @@ class DecoderModel(StagedModel):
     @classmethod
     def build_norm(cls, config: Any) -> nn.Layer:
         """The norm that closes the stack."""
-        raise NotImplementedError(f"{cls.__name__} must say what norm closes the stack")
+        return RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     @classmethod
     def stages(cls, config: Any) -> Iterator[Stage]:

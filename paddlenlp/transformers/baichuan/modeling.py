@@ -6,10 +6,10 @@ from __future__ import annotations
 from paddlenlp.nn import (
     Attention,
     CausalLM,
-    DecoderLayer,
     DecoderModel,
     GatedMLP,
     LMHead,
+    PreNormLayer,
     RMSNorm,
     Rotary,
     alibi_slopes,
@@ -19,8 +19,8 @@ from paddlenlp.nn import (
 from .configuration import BaichuanConfig
 
 
-class BaichuanDecoderLayer(DecoderLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class BaichuanDecoderLayer(PreNormLayer):
+    """Attention and MLP, each behind its norm."""
 
     def __init__(self, config: BaichuanConfig, index: int) -> None:
         super().__init__()
@@ -36,20 +36,12 @@ class BaichuanDecoderLayer(DecoderLayer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config, config.hidden_act, fused=config.fuse_attention_ffn)
 
-    def forward(self, x, batch):  # [tokens, hidden]
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
 
 class BaichuanModel(DecoderModel):
     """Embedding, decoder layers and closing norm."""
 
     config_class = BaichuanConfig
     layer_class = BaichuanDecoderLayer
-
-    @classmethod
-    def build_norm(cls, config: BaichuanConfig) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class BaichuanForCausalLM(CausalLM):

@@ -86,10 +86,6 @@ class DeepseekV2Model(DecoderModel):
     config_class = DeepseekV2Config
     layer_class = DeepseekV2DecoderLayer
 
-    @classmethod
-    def build_norm(cls, config: DeepseekV2Config) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
-
 
 class DeepseekV2ForCausalLM(PredictsAhead, CausalLM):
     """DeepSeek-V2 with a head over the vocabulary."""

@@ -3,13 +3,13 @@ embeddings, shared with the head, that are scaled by sqrt(hidden)."""
 
 from __future__ import annotations
 
-from paddlenlp.nn import Attention, CausalLM, DecoderLayer, DecoderModel, Embedding, GatedMLP, RMSNorm, Rotary, pipe
+from paddlenlp.nn import Attention, CausalLM, DecoderModel, Embedding, GatedMLP, PreNormLayer, RMSNorm, Rotary, pipe
 
 from .configuration import GemmaConfig
 
 
-class GemmaDecoderLayer(DecoderLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class GemmaDecoderLayer(PreNormLayer):
+    """Attention and MLP, each behind its norm."""
 
     def __init__(self, config: GemmaConfig, index: int) -> None:
         super().__init__()
@@ -25,10 +25,6 @@ class GemmaDecoderLayer(DecoderLayer):
         )
         self.post_attention_layernorm = _norm(config)
         self.mlp = GatedMLP(config, config.hidden_act, fused=config.fuse_attention_ffn)
-
-    def forward(self, x, batch):  # [tokens, hidden]
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 def _norm(config: GemmaConfig) -> RMSNorm:

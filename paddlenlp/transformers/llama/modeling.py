@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from paddlenlp.nn import Attention, CausalLM, DecoderLayer, DecoderModel, GatedMLP, RMSNorm, Rotary, pipe
+from paddlenlp.nn import Attention, CausalLM, DecoderModel, GatedMLP, PreNormLayer, RMSNorm, Rotary, pipe
 
 from .configuration import LlamaConfig
 
 
-class LlamaDecoderLayer(DecoderLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class LlamaDecoderLayer(PreNormLayer):
+    """Attention and MLP, each behind its norm."""
 
     def __init__(self, config: LlamaConfig, index: int) -> None:
         super().__init__()
@@ -25,20 +25,12 @@ class LlamaDecoderLayer(DecoderLayer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config, config.hidden_act, bias=config.mlp_bias, fused=config.fuse_attention_ffn)
 
-    def forward(self, x, batch):  # [tokens, hidden]
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
 
 class LlamaModel(DecoderModel):
     """Embedding, decoder layers and closing norm."""
 
     config_class = LlamaConfig
     layer_class = LlamaDecoderLayer
-
-    @classmethod
-    def build_norm(cls, config: LlamaConfig) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class LlamaForCausalLM(CausalLM):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from paddlenlp.nn import Attention, CausalLM, DecoderLayer, DecoderModel, GatedMLP, RMSNorm, Rotary, pipe
+from paddlenlp.nn import Attention, CausalLM, DecoderModel, GatedMLP, PreNormLayer, RMSNorm, Rotary, pipe
 
 from .configuration import MistralConfig
 
 
-class MistralDecoderLayer(DecoderLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class MistralDecoderLayer(PreNormLayer):
+    """Attention and MLP, each behind its norm."""
 
     def __init__(self, config: MistralConfig, index: int) -> None:
         super().__init__()
@@ -24,20 +24,12 @@ class MistralDecoderLayer(DecoderLayer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config, config.hidden_act, fused=config.fuse_attention_ffn)
 
-    def forward(self, x, batch):  # [tokens, hidden]
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
 
 class MistralModel(DecoderModel):
     """Embedding, decoder layers and closing norm."""
 
     config_class = MistralConfig
     layer_class = MistralDecoderLayer
-
-    @classmethod
-    def build_norm(cls, config: MistralConfig) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class MistralForCausalLM(CausalLM):

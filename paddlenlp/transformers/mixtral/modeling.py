@@ -43,10 +43,6 @@ class MixtralModel(DecoderModel):
     config_class = MixtralConfig
     layer_class = MixtralDecoderLayer
 
-    @classmethod
-    def build_norm(cls, config: MixtralConfig) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
-
 
 class MixtralForCausalLM(CausalLM):
     """Mixtral with a head over the vocabulary."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from paddlenlp.nn import Attention, CausalLM, DecoderLayer, DecoderModel, GatedMLP, RMSNorm, Rotary, pipe
+from paddlenlp.nn import Attention, CausalLM, DecoderModel, GatedMLP, PreNormLayer, RMSNorm, Rotary, pipe
 
 from .configuration import Qwen2Config
 
 
-class Qwen2DecoderLayer(DecoderLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class Qwen2DecoderLayer(PreNormLayer):
+    """Attention and MLP, each behind its norm."""
 
     def __init__(self, config: Qwen2Config, index: int) -> None:
         super().__init__()
@@ -25,20 +25,12 @@ class Qwen2DecoderLayer(DecoderLayer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config, config.hidden_act, fused=config.fuse_attention_ffn)
 
-    def forward(self, x, batch):  # [tokens, hidden]
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
 
 class Qwen2Model(DecoderModel):
     """Embedding, decoder layers and closing norm."""
 
     config_class = Qwen2Config
     layer_class = Qwen2DecoderLayer
-
-    @classmethod
-    def build_norm(cls, config: Qwen2Config) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class Qwen2ForCausalLM(CausalLM):

@@ -55,10 +55,6 @@ class Qwen2MoeModel(DecoderModel):
     config_class = Qwen2MoeConfig
     layer_class = Qwen2MoeDecoderLayer
 
-    @classmethod
-    def build_norm(cls, config: Qwen2MoeConfig) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
-
 
 class Qwen2MoeForCausalLM(CausalLM):
     """Qwen2-MoE with a head over the vocabulary."""

@@ -3,13 +3,13 @@ neighbouring tokens, and whose MLP activates `up_proj`."""
 
 from __future__ import annotations
 
-from paddlenlp.nn import CausalLM, DecoderLayer, DecoderModel, FilteredAttention, GatedMLP, RMSNorm, Rotary, pipe
+from paddlenlp.nn import CausalLM, DecoderModel, FilteredAttention, GatedMLP, PreNormLayer, RMSNorm, Rotary, pipe
 
 from .configuration import YuanConfig
 
 
-class YuanDecoderLayer(DecoderLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class YuanDecoderLayer(PreNormLayer):
+    """Attention and MLP, each behind its norm."""
 
     def __init__(self, config: YuanConfig, index: int) -> None:
         super().__init__()
@@ -19,20 +19,12 @@ class YuanDecoderLayer(DecoderLayer):
         names = ("up_proj", "gate_proj", "down_proj")
         self.mlp = GatedMLP(config, config.hidden_act, fused=config.fuse_attention_ffn, names=names)
 
-    def forward(self, x, batch):  # [tokens, hidden]
-        x = x + self.self_attn(self.input_layernorm(x), batch)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
 
 class YuanModel(DecoderModel):
     """Embedding, decoder layers and closing norm."""
 
     config_class = YuanConfig
     layer_class = YuanDecoderLayer
-
-    @classmethod
-    def build_norm(cls, config: YuanConfig) -> RMSNorm:
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class YuanForCausalLM(CausalLM):
