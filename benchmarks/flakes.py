@@ -14,14 +14,15 @@ import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import List, NamedTuple
+
+from repeated import summary
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ["tests/parallel", "tests/llm/test_launched.py"]
@@ -43,7 +44,9 @@ def main() -> None:
     for number in range(args.runs):
         runs.append(run(args.tests or TESTS, args.workers, args.limit))
         print(f"run {number + 1} of {args.runs}: {runs[-1]}", file=sys.stderr, flush=True)
-    text = json.dumps(summary(runs), indent=1)
+    tests = Counter(name for run in runs for name in run.failed)
+    figures = summary([run.outcome for run in runs], [run.seconds for run in runs])
+    text = json.dumps({"runs": len(runs), "failed_tests": dict(tests.most_common()), **figures}, indent=1)
     print(text)
     if args.out:
         args.out.write_text(text + "\n")
@@ -88,23 +91,6 @@ def run(tests: List[str], workers: int, limit: float) -> Run:
     else:
         print(f"{outcome}: what it has printed is in {path}", file=sys.stderr)
     return Run(outcome, failed, time.monotonic() - start)
-
-
-def summary(runs: List[Run]) -> Dict[str, Any]:
-    """Counts, times and where they were taken."""
-    outcomes = [found.outcome for found in runs]
-    seconds = [found.seconds for found in runs]
-    return {
-        "runs": len(runs),
-        "failures": outcomes.count("failed"),
-        "hangs": outcomes.count("hung"),
-        "failed_tests": dict(Counter(name for found in runs for name in found.failed).most_common()),
-        "seconds_median": round(statistics.median(seconds), 1),
-        "seconds_longest": round(max(seconds), 1),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":

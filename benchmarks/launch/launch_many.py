@@ -15,13 +15,16 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Tuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from repeated import summary  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = 4
@@ -36,7 +39,8 @@ def main() -> None:
         outcome, seconds = launch(args.limit)
         results.append((outcome, seconds))
         print(f"launch {number + 1} of {args.launches}: {outcome}, {seconds:.1f} s", file=sys.stderr, flush=True)
-    text = json.dumps(summary(results), indent=1)
+    figures = summary([outcome for outcome, _ in results], [taken for _, taken in results])
+    text = json.dumps({"launches": len(results), **figures}, indent=1)
     print(text)
     if args.out:
         args.out.write_text(text + "\n")
@@ -78,22 +82,6 @@ def all_done(folder: Path) -> bool:
     """Whether every rank has said so."""
     logs = [folder / "log" / f"workerlog.{rank}" for rank in range(RANKS)]
     return all(log.exists() and DONE.format(rank) in log.read_text() for rank, log in enumerate(logs))
-
-
-def summary(results: List[Tuple[str, float]]) -> Dict[str, Any]:
-    """Counts, times and where they were taken."""
-    outcomes = [outcome for outcome, _ in results]
-    seconds = [taken for _, taken in results]
-    return {
-        "launches": len(results),
-        "failures": outcomes.count("failed"),
-        "hangs": outcomes.count("hung"),
-        "seconds_median": round(statistics.median(seconds), 1),
-        "seconds_longest": round(max(seconds), 1),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":
