@@ -26,7 +26,8 @@ from paddlenlp.data import (
     collate_causal_lm,
     get_train_data_file,
 )
-from paddlenlp.parallel.failure import interrupt_on_request, run_as_rank
+from paddlenlp.parallel import signals
+from paddlenlp.parallel.failure import run_as_rank
 from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments, reporting
 from paddlenlp.trainer.model_fit import check_model_fits
 from paddlenlp.utils.errors import UsageError
@@ -163,7 +164,7 @@ def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
         logger.info(f"CPU tuning (turn off with --cpu_tuning false): {done}")
     import paddle
 
-    interrupt_on_request()
+    signals.listen()
     paddle.set_device(resolve_device(args, parser.origins))
     logger.info(
         f"Process rank: {args.process_index}, device: {paddle.get_device()}, world_size: {args.world_size}, "

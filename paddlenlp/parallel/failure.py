@@ -22,6 +22,8 @@ from typing import Callable, Optional
 
 from paddlenlp.utils.errors import UsageError
 
+from . import signals
+
 YIELD = 5.0
 """Seconds for which a rank that ends because of another one gives way to it; the launcher looks every other second."""
 
@@ -31,8 +33,8 @@ GRACE = 8.0
 PATIENCE = 2.0
 """Seconds for which a rank that finds its input wrong waits to hear that the first rank has found the same."""
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes."""
+FAILED, WRONG_INPUT, ON_SIGNAL = 1, 2, 128
+"""Exit codes; to the last is added the number of the signal: 143 after SIGTERM, 130 after Ctrl-C, 138 after SIGUSR1."""
 
 _SET_PARENT_DEATH_SIGNAL = 1
 _REASON = 500
@@ -78,8 +80,10 @@ def run_as_rank(main: Callable[[], None]) -> int:
         other = _ending.same_elsewhere(error) if _ending.armed else None
         return _fail(error, WRONG_INPUT, f"error: {error}") if other is None else _leave_it_to(other)
     except KeyboardInterrupt as error:
-        return _fail(error, INTERRUPTED, "interrupted")
+        return _stop(error)
     except Exception as error:
+        if signals.heard():  # what it raised came through Paddle as another error
+            return _stop(signals.Stopped(signals.heard(), "interrupted"))
         return _fail(error, FAILED, f"error: {reason_of(error)}", traceback.format_exc())
 
 
@@ -90,14 +94,6 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(FAILED)
-
-
-def interrupt_on_request() -> None:
-    """Have SIGTERM, by which launchers and job systems end a process, do what Ctrl-C does.
-
-    Importing Paddle sets a handler that writes a page about it: call this afterwards.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def note_failed(failure: RankFailed) -> None:
@@ -181,6 +177,15 @@ def _fail(error: BaseException, code: int, text: str, trace: str = "") -> int:
     _ending.say(text, trace)
     _tell(error)
     return code
+
+
+def _stop(error: KeyboardInterrupt) -> int:
+    """This rank ends on request: alone, or at a point that all ranks have agreed on, where none has to be told."""
+    number = getattr(error, "number", signal.SIGINT)
+    if isinstance(error, signals.Agreed):
+        _ending.say(str(error))
+        return ON_SIGNAL + number
+    return _fail(error, ON_SIGNAL + number, "interrupted")
 
 
 def _meet_others() -> None:

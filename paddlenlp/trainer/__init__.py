@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_module(
         "ProgressCallback": "progress",
         "SampleTextCallback": "sample_text",
         "set_seed": "rng",
-        "get_last_checkpoint": "checkpoint",
+        "get_last_checkpoint": ".checkpoint.folder",
         "speed_metrics": "metrics",
         "peak_tflops": "peak",
     },

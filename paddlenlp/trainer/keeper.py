@@ -6,10 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from paddlenlp.parallel.errand import first_does
-from paddlenlp.trainer import snapshot
-from paddlenlp.trainer.best import is_better
-from paddlenlp.trainer.checkpoint import (
+from paddlenlp.checkpoint.folder import (
     check_free_space,
     checkpoint_bytes,
     checkpoint_folders,
@@ -17,6 +14,9 @@ from paddlenlp.trainer.checkpoint import (
     rotate,
     save_checkpoint,
 )
+from paddlenlp.parallel.errand import first_does
+from paddlenlp.trainer import snapshot
+from paddlenlp.trainer.best import is_better
 from paddlenlp.trainer.piece_state import masters_from_weights
 from paddlenlp.trainer.state import TrainerState
 from paddlenlp.transformers.export import GENERATION_CONFIG, generation_config

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
 
+from paddlenlp.checkpoint.folder import Checkpoint, latest_checkpoint, verify
+from paddlenlp.checkpoint.manifest import MANIFEST
 from paddlenlp.parallel.agree import all_do
 from paddlenlp.parallel.assemble import Assembly, Part
 from paddlenlp.parallel.holdings import piece_parts, scalar_parts, stage_order, weight_parts
 from paddlenlp.parallel.objects import at_first, everyones, from_first
 from paddlenlp.parallel.topology import topology
-from paddlenlp.trainer.checkpoint import Checkpoint, latest_checkpoint, verify
-from paddlenlp.trainer.manifest import MANIFEST
 from paddlenlp.trainer.optimizer import STATE_KEYS
 from paddlenlp.trainer.piece_state import is_moment, load_masters, load_states, masters_from_weights
 from paddlenlp.trainer.rng import rng_state, set_rng_state

@@ -1,4 +1,4 @@
-"""The training loop. `Trainer.train` reads top down: resume, loop of steps, what follows a step, the end."""
+"""The Trainer: resumes, trains (the steps are in `loop`), logs, evaluates, saves."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from paddlenlp.parallel.errand import first_does
 from paddlenlp.trainer import reporting, snapshot
-from paddlenlp.trainer.batches import TrainBatches, real_tokens_of, samples_of, tokens_of
+from paddlenlp.trainer.batches import TrainBatches
 from paddlenlp.trainer.callbacks import CallbackHandler, CallbackLike, DefaultFlowCallback, PrinterCallback
 from paddlenlp.trainer.evaluation import PredictionOutput, announce, plan_evaluation, run_evaluation
 from paddlenlp.trainer.keeper import CheckpointKeeper
 from paddlenlp.trainer.loggers import default_sinks
+from paddlenlp.trainer.loop import TrainingLoop
 from paddlenlp.trainer.metrics import Interval, Throughput, device_memory, host_memory, perplexity, speed_metrics
 from paddlenlp.trainer.optimizer import build_optimizer
 from paddlenlp.trainer.progress import ProgressCallback
@@ -86,7 +87,7 @@ class Trainer:
         self.batches: Optional[TrainBatches] = None
         self.present_metrics: Optional[Dict[str, float]] = None  # of the weights as they are, once evaluated
         self.callback_handler = CallbackHandler([*default_callbacks(args), *(callbacks or [])])
-        self._event("on_init_end")
+        self.event("on_init_end")
 
     def _new_state(self) -> TrainerState:
         return TrainerState(
@@ -103,7 +104,8 @@ class Trainer:
         """Take out a callback, given as an object or a class."""
         self.callback_handler.pop(callback)
 
-    def _event(self, name: str, **extra: Any) -> None:
+    def event(self, name: str, **extra: Any) -> None:
+        """Call the callbacks' method `name`."""
         objects = {
             "model": self.model,
             "tokenizer": self.tokenizer,
@@ -125,6 +127,7 @@ class Trainer:
         Raises:
             UsageError: no data, no `max_steps`, a checkpoint that is damaged or of another model, or a loss that is
                 not finite.
+            signals.Agreed: a signal asked for the end (see `signals.listen`); the last step has been saved.
         """
         if self.train_dataset is None or self.args.effective_max_steps < 1:
             raise UsageError("Training needs a train_dataset and max_steps of at least 1.")
@@ -136,10 +139,10 @@ class Trainer:
         try:
             return self._train(folder)
         except KeyboardInterrupt:
-            logger.warning(self._interrupted())
+            logger.warning(f"Interrupted {self.whereabouts()}")
             raise
         finally:
-            self._event("on_close")
+            self.event("on_close")
 
     def _find_resume(self, request: Union[None, bool, str, Path]) -> Optional[Path]:
         """The first rank looks, so that all go on from the same checkpoint."""
@@ -185,16 +188,17 @@ class Trainer:
             reporting.announce_resume(folder, state, not args.ignore_data_skip)
         self.model.train()
         self.control.begin_training()
-        self._event("on_train_begin")
+        self.event("on_train_begin")
         start, first_step, first_sample = time.time(), state.global_step, self.batches.consumed_samples
         self.interval.restart()
-        self._loop(self.batches, TrainStep(self.model, self.optimizer, self.lr_scheduler, self._event, self.phases))
+        step = TrainStep(self.model, self.optimizer, self.lr_scheduler, self.event, self.phases)
+        TrainingLoop(self, self.batches, step).run()
         logger.info("\nTraining completed. \n")
         self._load_best()
         samples = self.batches.consumed_samples - first_sample
         metrics = speed_metrics("train", start, samples, state.global_step - first_step)
         metrics = self.log({**metrics, "train_loss": state.train_loss})
-        self._event("on_train_end")
+        self.event("on_train_end")
         return self._output(metrics)
 
     def _load_best(self) -> None:
@@ -204,77 +208,9 @@ class Trainer:
     def _output(self, metrics: Dict[str, float]) -> TrainOutput:
         return TrainOutput(self.state.global_step, self.state.train_loss, metrics)
 
-    def _loop(self, batches: TrainBatches, step: TrainStep) -> None:
-        """Steps, pass after pass over the data, until a callback says stop."""
-        while not self.control.should_training_stop:
-            self.control.should_epoch_stop = False
-            self._event("on_epoch_begin")
-            self._one_pass(batches, step)
-            self.control.begin_step()
-            self._event("on_epoch_end")
-            self._after_step(None)
-
-    def _one_pass(self, batches: TrainBatches, step: TrainStep) -> None:
-        steps = batches.one_pass()
-        while not (self.control.should_training_stop or self.control.should_epoch_stop):
-            with self.phases("read-data"):
-                micro_batches = next(steps, None)
-            if micro_batches is None:
-                return
-            self.control.begin_step()
-            self._event("on_load_data_end", inputs=micro_batches)
-            self._event("on_step_begin")
-            result = self._step(step, micro_batches)
-            self._advance(batches, micro_batches, result)
-            self._event("on_step_end")
-            self._after_step(result)
-        if self.control.should_epoch_stop:
-            batches.next_pass()
-
-    def _step(self, step: TrainStep, micro_batches: List[Any]) -> Optional[StepResult]:
-        """Train on the micro-batches; None if `skip_data_intervals` says to pass them over."""
-        number = self.state.global_step + 1
-        if self.args.skips_step(number):
-            logger.warning(f"Step {number}: data passed over without training, as skip_data_intervals says")
-            return None
-        self.present_metrics = None
-        result = step.run(number, micro_batches)
-        for _ in micro_batches[1:]:
-            self._event("on_substep_end")
-        return result
-
-    def _advance(self, batches: TrainBatches, micro_batches: List[Any], result: Optional[StepResult]) -> None:
-        state, ranks = self.state, self.args.dataset_world_size
-        state.global_step += 1
-        state.consumed_samples = batches.consumed_samples
-        state.epoch = batches.epoch
-        if result is None:
-            return
-        state.add_loss(result.loss)
-        self.interval.add(samples_of(micro_batches) * ranks, tokens_of(micro_batches) * ranks)
-        if self.args.count_trained_tokens:
-            state.trained_tokens += tokens_of(micro_batches) * ranks
-            state.trained_effective_tokens += real_tokens_of(micro_batches, self.args.pad_token_id)
-
-    def _after_step(self, result: Optional[StepResult]) -> None:
-        """What the callbacks asked for, in this order: log line, evaluation, checkpoint."""
-        if self.control.should_log:
-            self._log_interval(result)
-        moment, metrics = time.time(), None
-        if self.control.should_evaluate:
-            metrics = self.evaluate()
-        if self.control.should_save or (self.control.should_training_stop and self._unsaved()):
-            folder = self.keeper.save(self.state, self.optimizer, self.lr_scheduler, metrics)
-            self._event("on_save", checkpoint=folder)
-        self.interval.pause_since(moment)
-
-    def _unsaved(self) -> bool:
-        """Whether this step ought to be saved and is not: a callback may stop training at any time."""
-        return self.args.save_enabled and not self.keeper.holds(self.state.global_step)
-
     # ---- logging ---------------------------------------------------------------------------------------------
 
-    def _log_interval(self, result: Optional[StepResult]) -> None:
+    def log_interval(self, result: Optional[StepResult]) -> None:
         """The training log line: the reference's entries in its order, then those it does not have."""
         state, steps = self.state, self.state.interval_steps
         speed, tail = self.throughput.measure(self.interval)
@@ -310,7 +246,7 @@ class Trainer:
         """
         record = {**logs, "progress_or_epoch": round(self.state.epoch, 4), **(tail or {})}
         self.state.log_history.append({**record, "global_step": self.state.global_step})
-        self._event("on_log", logs=record)
+        self.event("on_log", logs=record)
         return record
 
     def log_metrics(self, split: str, metrics: Dict[str, Any]) -> None:
@@ -325,6 +261,19 @@ class Trainer:
 
     # ---- saving ----------------------------------------------------------------------------------------------
 
+    def save_checkpoint(self, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Write `checkpoint-{global_step}`.
+
+        Args:
+            metrics: of an evaluation at this step, if there was one.
+        """
+        folder = self.keeper.save(self.state, self.optimizer, self.lr_scheduler, metrics)
+        self.event("on_save", checkpoint=folder)
+
+    def unsaved(self) -> bool:
+        """Whether this step ought to be saved and is not: a callback may stop training at any time."""
+        return self.args.save_enabled and not self.keeper.holds(self.state.global_step)
+
     def save_model(self, output_dir: Union[None, str, Path] = None) -> None:
         """Write the final weights, configuration and tokenizer, by default into `args.output_dir`."""
         self.keeper.save_model(Path(self.args.output_dir if output_dir is None else output_dir))
@@ -334,10 +283,11 @@ class Trainer:
         if self.args.process_index == 0:
             atomic_write_json(Path(self.args.output_dir) / snapshot.TRAINER_STATE, self.state.to_dict(), sort_keys=True)
 
-    def _interrupted(self) -> str:
+    def whereabouts(self) -> str:
+        """How far the run is, and from where it can go on."""
         saved, state = self.keeper.last, self.state
         where = f"The same command goes on from {saved}" if saved else "No checkpoint was saved yet"
-        return f"Interrupted at step {state.global_step} of {state.max_steps}. {where}."
+        return f"at step {state.global_step} of {state.max_steps}. {where}."
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 
@@ -356,7 +306,7 @@ class Trainer:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         number = self.state.global_step // self.args.effective_eval_steps
         metrics = self._measure("Evaluation", dataset, "eval_iters", number, metric_key_prefix)
-        self._event("on_evaluate", metrics=metrics)
+        self.event("on_evaluate", metrics=metrics)
         if eval_dataset is None:
             self.present_metrics = metrics
         return metrics
@@ -368,7 +318,7 @@ class Trainer:
     def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
         """The same on `test_iters` batches of a test set. Only metrics are kept: logits of a vocabulary don't fit."""
         metrics = self._measure("Prediction", test_dataset, "test_iters", 0, metric_key_prefix)
-        self._event("on_predict", metrics=metrics)
+        self.event("on_predict", metrics=metrics)
         return PredictionOutput(None, None, metrics)
 
     def _measure(self, title: str, dataset: Any, iters: str, number: int, prefix: str) -> Dict[str, float]:
@@ -382,7 +332,7 @@ class Trainer:
         return self.log(metrics, {f"{prefix}_ppl": ppl})
 
     def _tick(self, total: int) -> None:
-        self._event("on_prediction_step", total=total)
+        self.event("on_prediction_step", total=total)
 
 
 def default_callbacks(args: Any) -> List[CallbackLike]:

@@ -12,13 +12,13 @@ def lazy_module(package: str, names: Dict[str, str]) -> Tuple[Callable[[str], An
 
     Args:
         package: `__name__` of the package.
-        names: public name -> submodule (relative to the package, without the leading dot) that defines it.
+        names: public name -> module that defines it, relative to the package, without the leading dot.
     """
 
     def getattr_(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{names[name]}"), name)
+        value = getattr(importlib.import_module(f".{names[name]}", package), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -191,11 +191,31 @@ def test_a_rank_that_is_killed_ends_all(training):
     assert said(job.log(1)) == []
 
 
-def test_ctrl_c_at_the_launcher_ends_all(training):
+def test_ctrl_c_at_the_launcher_saves_and_ends_all(training, tmp_path):
     job, _ = training
     job.launcher.send_signal(signal.SIGINT)
     assert job.end() != 0
     assert not job.processes()
-    assert said(job.log(0)) == ["interrupted"]
-    (line,) = said(job.log(1))
-    assert line == "interrupted" or line.startswith("error: rank 0 has failed (interrupted)")
+    saved_and_stopped(job, tmp_path, "SIGTERM")  # which is what the launcher sends
+
+
+def test_a_signal_to_one_rank_stops_all_at_one_step(training, launch, tmp_path):
+    job, ranks = training
+    os.kill(ranks[1], signal.SIGUSR1)
+    assert job.end() != 0
+    assert not job.processes()
+    step = saved_and_stopped(job, tmp_path, "SIGUSR1")
+    again = launch(2, max_steps=step + 2, save_steps=10000, do_eval=False, do_predict=False)
+    assert again.end() == 0
+    assert [line["global_step"] for line in lines(tmp_path / "out") if "loss" in line][-2:] == [step + 1, step + 2]
+
+
+def saved_and_stopped(job, tmp_path, name):
+    """All ranks say that they stopped at the step of the one checkpoint; that step."""
+    (folder,) = (tmp_path / "out").glob("checkpoint-*")
+    step = int(folder.name.rpartition("-")[2])
+    for rank in range(2):
+        assert said(job.log(rank)) == [
+            f"stopped on {name} at step {step} of 10000. The same command goes on from {folder}."
+        ]
+    return step

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import pytest
 from launcher import Hosts, Launch, on_two_hosts, until
 
-from paddlenlp.parallel import failure
+from paddlenlp.parallel import failure, signals
 from paddlenlp.parallel.failure import RankFailed, reason_of, run_as_rank
 from paddlenlp.utils.errors import UsageError
 
@@ -117,6 +118,8 @@ OUTCOMES: Dict[str, Tuple[Any, int, str]] = {
     "usage": (UsageError("--flag is wrong"), 2, "error: --flag is wrong\n"),
     "other": (KeyError("x"), 1, "error: KeyError: 'x'\n"),
     "interrupt": (KeyboardInterrupt(), 130, "interrupted\n"),
+    "signal": (signals.Stopped(signal.SIGTERM, "interrupted"), 143, "interrupted\n"),
+    "agreed": (signals.Agreed(signal.SIGUSR1, "stopped at step 3"), 138, "stopped at step 3\n"),
     "another rank": (RankFailed(3, "has ended", "while rank 0 waits"), 1, "error: rank 3 has ended while rank 0 waits"),
 }
 
@@ -131,6 +134,19 @@ def test_exit_codes_and_messages(alone: None, capsys: pytest.CaptureFixture, nam
     assert run_as_rank(main) == code
     text = capsys.readouterr().err
     assert message in text and ("Traceback" in text) == (name == "other")
+
+
+def test_an_interrupt_that_came_through_paddle_is_one(
+    alone: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised within the backward pass of a PyLayer, KeyboardInterrupt comes out as a ValueError."""
+    monkeypatch.setattr(signals, "_heard", {int(signal.SIGINT): 0.0})
+
+    def main() -> None:
+        raise ValueError("Get backward function failed")
+
+    assert run_as_rank(main) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_success(alone: None, capsys: pytest.CaptureFixture) -> None:

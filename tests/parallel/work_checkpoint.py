@@ -190,7 +190,7 @@ def _outcome(action: Callable[[], Any]) -> str:
 
 def _fail_to_write(run: Run) -> Dict[str, Any]:
     """Rank 0's disk is full in the middle of a tensor file, or too small from the start; then it has room."""
-    from paddlenlp.trainer import checkpoint
+    from paddlenlp.checkpoint import folder as checkpoint
     from paddlenlp.trainer.keeper import CheckpointKeeper
     from paddlenlp.utils import tensor_writer
 

@@ -20,7 +20,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
-from paddlenlp.trainer.manifest import verify, write_manifest
+from paddlenlp.checkpoint.manifest import verify, write_manifest
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import PathLike, atomic_write_json, fsync_folder
 from paddlenlp.utils.log import logger

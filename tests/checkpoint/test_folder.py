@@ -11,8 +11,8 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from paddlenlp.trainer import checkpoint as module
-from paddlenlp.trainer.checkpoint import (
+from paddlenlp.checkpoint import folder as module
+from paddlenlp.checkpoint.folder import (
     Checkpoint,
     check_free_space,
     checkpoint_bytes,

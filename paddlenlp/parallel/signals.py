@@ -1,0 +1,92 @@
+"""Requests to end: SIGTERM, SIGINT and SIGUSR1, heeded where all ranks of the job agree to.
+
+A signal may come at any moment and reach one rank only. While a program can save what it has done (`deferred`), the
+signal is only noted, and the program asks `agreed` at points that all ranks pass alike. Elsewhere it does at once what
+Ctrl-C does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from typing import Any, Dict, Iterator
+
+REPEATED = 2.0
+"""Seconds within which a further signal is the same request: launchers send theirs several times."""
+
+_heard: Dict[int, float] = {}
+_deferring = False
+
+
+class Stopped(KeyboardInterrupt):
+    """This process ends because a signal asked for it.
+
+    Args:
+        number: of the signal.
+        text: what the user is told.
+    """
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+class Agreed(Stopped):
+    """All ranks end at the same point, because a signal asked one of them to."""
+
+
+def listen() -> None:
+    """Take the signals over. Importing Paddle sets a handler that writes a page about them: call this afterwards."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), _hear)
+
+
+def heard() -> int:
+    """The first signal that reached this process, by number; 0 if there was none."""
+    return next(iter(_heard), 0)
+
+
+def forget() -> None:
+    """Begin anew: no signal has come."""
+    _heard.clear()
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within the block a signal is noted and interrupts nothing, unless it is sent again after two seconds."""
+    global _deferring
+    before, _deferring = _deferring, True
+    try:
+        yield
+    finally:
+        _deferring = before
+
+
+def agreed() -> int:
+    """The highest number of a signal that has reached a rank of the job, on all of them; 0 if there was none.
+
+    Every rank calls this at the same point.
+    """
+    import paddle
+
+    from .topology import topology
+
+    world = topology().world.group
+    if world.size == 1:
+        return heard()
+    return int(world.all_reduce(paddle.to_tensor([heard()], "int32"), "max").wait())
+
+
+def _hear(number: int, frame: Any) -> None:
+    """The handler of all of them.
+
+    An exception that it raises within the backward pass of a PyLayer becomes another one on its way through Paddle:
+    `heard` tells afterwards what it was.
+    """
+    now, first = time.monotonic(), min(_heard.values(), default=None)
+    _heard.setdefault(number, now)
+    again = first is not None and now - first > REPEATED and number != getattr(signal, "SIGUSR1", None)
+    if again or not _deferring:
+        raise Stopped(number, "interrupted")
