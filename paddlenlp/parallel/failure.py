@@ -82,8 +82,9 @@ def run_as_rank(main: Callable[[], None]) -> int:
     except KeyboardInterrupt as error:
         return _stop(error)
     except Exception as error:
-        if signals.heard():  # what it raised came through Paddle as another error
-            return _stop(signals.Stopped(signals.heard(), "interrupted"))
+        number = signals.interrupted_by()
+        if number:
+            return _stop(signals.Stopped(number, "interrupted"))
         return _fail(error, FAILED, f"error: {reason_of(error)}", traceback.format_exc())
 
 

@@ -15,7 +15,9 @@ from typing import Any, Dict, Iterator
 REPEATED = 2.0
 """Seconds within which a further signal is the same request: launchers send theirs several times."""
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 _heard: Dict[int, float] = {}
+_interrupted_by = 0
 _deferring = False
 
 
@@ -38,9 +40,17 @@ class Agreed(Stopped):
 
 def listen() -> None:
     """Take the signals over. Importing Paddle sets a handler that writes a page about them: call this afterwards."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has no SIGUSR1
-            signal.signal(getattr(signal, name), _hear)
+    for number in _SIGNALS:
+        signal.signal(number, _hear)
+
+
+def leave_to_parent() -> None:
+    """Ignore the signals in a process that loads data: the step under way needs it, and it ends with its parent.
+
+    Launchers and terminals send them to whole process groups.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def heard() -> int:
@@ -48,9 +58,19 @@ def heard() -> int:
     return next(iter(_heard), 0)
 
 
+def interrupted_by() -> int:
+    """The signal, by number, that has raised `Stopped` in this process; 0 if none has.
+
+    Raised within the backward pass of a PyLayer, it becomes another exception on its way through Paddle.
+    """
+    return _interrupted_by
+
+
 def forget() -> None:
     """Begin anew: no signal has come."""
+    global _interrupted_by
     _heard.clear()
+    _interrupted_by = 0
 
 
 @contextlib.contextmanager
@@ -80,13 +100,11 @@ def agreed() -> int:
 
 
 def _hear(number: int, frame: Any) -> None:
-    """The handler of all of them.
-
-    An exception that it raises within the backward pass of a PyLayer becomes another one on its way through Paddle:
-    `heard` tells afterwards what it was.
-    """
+    """The handler of all of them."""
+    global _interrupted_by
     now, first = time.monotonic(), min(_heard.values(), default=None)
     _heard.setdefault(number, now)
     again = first is not None and now - first > REPEATED and number != getattr(signal, "SIGUSR1", None)
     if again or not _deferring:
+        _interrupted_by = number
         raise Stopped(number, "interrupted")

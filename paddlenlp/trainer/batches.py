@@ -11,6 +11,7 @@ import paddle
 from paddle.io import DataLoader
 
 from paddlenlp.data import DistributedBatchSampler
+from paddlenlp.parallel import signals
 from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.undisturbed import preserved_rng
 from paddlenlp.utils.errors import UsageError
@@ -98,13 +99,17 @@ def make_loader(dataset: Any, sampler: Any, collate: Any, workers: int = 0) -> I
     """Iterator over the batches of `sampler`; making it leaves the random number generators as they are."""
     with preserved_rng():
         loader = DataLoader(
-            dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, worker_init_fn=_end_with_parent
+            dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, worker_init_fn=_prepare_worker
         )
         return iter(loader)
 
 
-def _end_with_parent(worker: int) -> None:
-    """Let the kernel end this worker when the training process is killed; Paddle's workers wait for ever otherwise."""
+def _prepare_worker(worker: int) -> None:
+    """Have this worker end with the training process and not before.
+
+    The kernel ends it when the training process is killed; Paddle's workers wait for ever otherwise.
+    """
+    signals.leave_to_parent()
     set_parent_death_signal = 1
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from paddlenlp.parallel import signals
 from paddlenlp.parallel.errand import first_does
 from paddlenlp.trainer import reporting, snapshot
 from paddlenlp.trainer.batches import TrainBatches
@@ -138,8 +139,9 @@ class Trainer:
             return self._nothing_to_do(folder)
         try:
             return self._train(folder)
-        except KeyboardInterrupt:
-            logger.warning(f"Interrupted {self.whereabouts()}")
+        except KeyboardInterrupt as error:
+            if not isinstance(error, signals.Agreed):  # that one says so itself
+                logger.warning(f"Interrupted {self.whereabouts()}")
             raise
         finally:
             self.event("on_close")

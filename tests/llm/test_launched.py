@@ -194,9 +194,20 @@ def test_a_rank_that_is_killed_ends_all(training):
 def test_ctrl_c_at_the_launcher_saves_and_ends_all(training, tmp_path):
     job, _ = training
     job.launcher.send_signal(signal.SIGINT)
-    assert job.end() != 0
+    assert job.end() == signal.SIGINT  # the launcher's own code
     assert not job.processes()
     saved_and_stopped(job, tmp_path, "SIGTERM")  # which is what the launcher sends
+
+
+def test_processes_that_load_data_do_not_end_before_the_step(launch, tmp_path):
+    """The launcher signals whole process groups; the step under way still needs its data."""
+    options = {"dataloader_num_workers": 1, "gradient_accumulation_steps": 4}
+    job = launch(2, max_steps=10000, save_steps=10000, do_eval=False, do_predict=False, **options)
+    until(lambda: len(curve(tmp_path / "out", "loss")) > 1 or job.launcher.poll() is not None)
+    job.launcher.send_signal(signal.SIGTERM)
+    assert job.end() == signal.SIGTERM
+    assert not job.processes()
+    saved_and_stopped(job, tmp_path, "SIGTERM")
 
 
 def test_a_signal_to_one_rank_stops_all_at_one_step(training, launch, tmp_path):

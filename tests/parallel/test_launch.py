@@ -140,13 +140,25 @@ def test_an_interrupt_that_came_through_paddle_is_one(
     alone: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raised within the backward pass of a PyLayer, KeyboardInterrupt comes out as a ValueError."""
-    monkeypatch.setattr(signals, "_heard", {int(signal.SIGINT): 0.0})
+    monkeypatch.setattr(signals, "_interrupted_by", int(signal.SIGINT))
 
     def main() -> None:
         raise ValueError("Get backward function failed")
 
     assert run_as_rank(main) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_failure_after_a_signal_was_noted_is_told(
+    alone: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_heard", {int(signal.SIGTERM): 0.0})
+
+    def main() -> None:
+        raise ValueError("broken")
+
+    assert run_as_rank(main) == 1
+    assert "error: ValueError: broken" in capsys.readouterr().err
 
 
 def test_success(alone: None, capsys: pytest.CaptureFixture) -> None:

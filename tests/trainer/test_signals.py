@@ -39,7 +39,7 @@ def sends(number, moment):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_the_run_is_saved_and_goes_on_bitwise(tiny, tmp_path, run_hash_of, moment, name):
+def test_the_run_is_saved_and_goes_on_bitwise(tiny, tmp_path, run_hash_of, log_lines, moment, name):
     whole = tiny.trainer(output_dir=str(tmp_path / "whole"), **RUN)
     whole.train()
     with pytest.raises(signals.Agreed, match=f"stopped on {name} at step") as stopped:
@@ -49,6 +49,7 @@ def test_the_run_is_saved_and_goes_on_bitwise(tiny, tmp_path, run_hash_of, momen
     assert f"at step {step} of 4. The same command goes on from {tiny.folder / f'checkpoint-{step}'}." in str(
         stopped.value
     )
+    assert not [line for line in log_lines() if "Interrupted" in line]  # it is said once
     assert verify(tiny.folder / f"checkpoint-{step}") == []
     signals.forget()
     again = tiny.trainer(**RUN)
@@ -65,6 +66,7 @@ def test_nothing_is_saved_where_nothing_is_to_be(tiny):
 def test_outside_of_training_a_signal_ends_at_once():
     with pytest.raises(signals.Stopped, match="interrupted"):
         os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.interrupted_by() == signal.SIGTERM
 
 
 @pytest.mark.parametrize("later, ends", [(0.5, False), (3.0, True)], ids=["of the launcher", "of the user"])
