@@ -8,8 +8,10 @@ Ctrl-C does.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
+from threading import Thread
 from typing import Any, Dict, Iterator
 
 REPEATED = 2.0
@@ -45,12 +47,22 @@ def listen() -> None:
 
 
 def leave_to_parent() -> None:
-    """Ignore the signals in a process that loads data: the step under way needs it, and it ends with its parent.
+    """In a process that loads data, heed no signal but the SIGTERM by which its parent ends it.
 
-    Launchers and terminals send them to whole process groups.
+    Launchers and terminals signal whole process groups, and the step under way still needs its data.
     """
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere nothing tells who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def heard() -> int:
