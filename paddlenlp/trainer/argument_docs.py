@@ -10,6 +10,7 @@ from .fields import GROUPS, STATUS, is_required, limits_text, status_of
 from .help_text import default_text
 from .options import OPTION_WORDS
 from .pretraining_args import DataArguments, ModelArguments, PreTrainingArguments
+from .reliability_args import ReliabilityArguments
 from .values import type_name
 
 CLASSES = (ModelArguments, DataArguments, PreTrainingArguments)
@@ -73,7 +74,14 @@ _WORD_COLUMNS = (("word", "asks for", "here"), ("选项词", "请求", "本工�
 _WORD_STATUS = {**STATUS, "refused": ("refused", "不接受")}
 
 #: Arguments PaddleNLP does not have.
-OWN = ("cpu_tuning", "eval_iters", "test_iters", "sample_prompt", "sample_max_new_tokens")
+OWN = (
+    "cpu_tuning",
+    "eval_iters",
+    "test_iters",
+    "sample_prompt",
+    "sample_max_new_tokens",
+    *(item.name for item in fields(ReliabilityArguments)),
+)
 
 
 def document(language: int) -> str:

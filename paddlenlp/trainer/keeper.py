@@ -6,16 +6,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from paddlenlp.checkpoint.folder import (
-    check_free_space,
-    checkpoint_bytes,
-    checkpoint_folders,
-    remove_checkpoint,
-    rotate,
-    save_checkpoint,
-)
+from paddlenlp.checkpoint.folder import checkpoint_folders, remove_checkpoint, rotate
+from paddlenlp.checkpoint.space import check_free_space, checkpoint_bytes
+from paddlenlp.checkpoint.writing import save_checkpoint
 from paddlenlp.parallel.errand import first_does
-from paddlenlp.trainer import snapshot
+from paddlenlp.trainer import restore, snapshot
 from paddlenlp.trainer.best import is_better
 from paddlenlp.trainer.piece_state import masters_from_weights
 from paddlenlp.trainer.state import TrainerState
@@ -46,7 +41,7 @@ class CheckpointKeeper:
         """A run begins, from checkpoint `resumed` or anew; in the latter case the checkpoints that lie here are another
         run's, and go when this one has written its first."""
         if resumed is not None:
-            snapshot.seen_by_all(resumed)
+            restore.seen_by_all(resumed)
         here = checkpoint_folders(self.args.output_dir)
         self.last = resumed
         self.stale = here if resumed is None else []
@@ -112,11 +107,11 @@ class CheckpointKeeper:
             return False
         # By name: the output folder may have been moved since.
         folder = Path(self.args.output_dir) / Path(state.best_model_checkpoint).name
-        first_does(lambda: snapshot.check(folder))
-        snapshot.seen_by_all(folder)
+        first_does(lambda: restore.check(folder))
+        restore.seen_by_all(folder)
         name = self.args.effective_metric_for_best_model
         logger.info(f"Loading the best weights: {folder}, {name} {state.best_metric}")
-        snapshot.load_model(self.model, folder)
+        restore.load_model(self.model, folder)
         masters_from_weights(self.model)
         return True
 

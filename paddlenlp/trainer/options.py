@@ -27,6 +27,8 @@ GRANULARITIES = ("full", "full_attn", "core_attn")
 REPORTERS = ("visualdl", "tensorboard", "wandb", "all", "none")
 TOPOLOGY_ORDERS = ("pp_first", "sharding_first")
 DATA_FORMATS = ("mmap", "lazy")
+BAD_STEP_POLICIES = ("stop", "skip", "rollback")
+SAVE_FAILURE_POLICIES = ("stop", "continue")
 
 
 #: Stage of `sharding` -> how much of the optimizer's work is cut over the ranks.

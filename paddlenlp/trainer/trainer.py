@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from paddlenlp.parallel import signals
 from paddlenlp.parallel.errand import first_does
-from paddlenlp.trainer import reporting, snapshot
+from paddlenlp.trainer import reporting, restore, snapshot
 from paddlenlp.trainer.batches import TrainBatches
 from paddlenlp.trainer.callbacks import CallbackHandler, CallbackLike, DefaultFlowCallback, PrinterCallback
 from paddlenlp.trainer.evaluation import PredictionOutput, announce, plan_evaluation, run_evaluation
@@ -150,7 +150,7 @@ class Trainer:
         """The first rank looks, so that all go on from the same checkpoint."""
 
         def look() -> Optional[str]:
-            folder = snapshot.find_resume(self.args, request)
+            folder = restore.find_resume(self.args, request)
             return None if folder is None else str(folder)
 
         found = first_does(look)
@@ -160,8 +160,8 @@ class Trainer:
         """Weights, optimizer and position: of the checkpoint, or of a new run."""
         self.state = self._new_state()
         if folder is not None:
-            snapshot.load_model(self.model, folder)
-            self.state = snapshot.load_state(folder, self.state)
+            restore.load_model(self.model, folder)
+            self.state = restore.load_state(folder, self.state)
             if self.args.ignore_data_skip:
                 self.state.consumed_samples = 0
         if self.lr_scheduler is None:
@@ -169,8 +169,8 @@ class Trainer:
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model, self.args, self.lr_scheduler)
         if folder is not None:
-            snapshot.load_optimizer(self.model, self.optimizer, self.lr_scheduler, folder, self.args)
-            snapshot.load_rng(folder, self.args.process_index)
+            restore.load_optimizer(self.model, self.optimizer, self.lr_scheduler, folder, self.args)
+            restore.load_rng(folder, self.args.process_index)
 
     def _nothing_to_do(self, folder: Path) -> TrainOutput:
         logger.info(

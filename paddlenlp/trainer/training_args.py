@@ -11,6 +11,7 @@ from .engine_args import CompatibilityArguments, FusedArguments, PrecisionArgume
 from .loop_args import LoopArguments, OptimizerArguments, RunArguments, ScheduleArguments
 from .options import IntervalStrategy, parse_options, split_words
 from .placement import Placement
+from .reliability_args import ReliabilityArguments
 from .report_args import CheckpointArguments, EvaluationArguments, LoggingArguments
 
 _STARTED = time.strftime("%b%d_%H-%M-%S")
@@ -23,6 +24,7 @@ _SMALLER_IS_BETTER = ("loss", "eval_loss", "ppl", "eval_ppl")
 class TrainingArguments(  # type: ignore[misc]  # output_dir, without default, comes first: bases are read from the last
     CompatibilityArguments,
     LoggingArguments,
+    ReliabilityArguments,
     CheckpointArguments,
     EvaluationArguments,
     FusedArguments,

@@ -11,19 +11,19 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from paddlenlp.checkpoint import folder as module
+from paddlenlp.checkpoint import folder as folders
+from paddlenlp.checkpoint import writing
 from paddlenlp.checkpoint.folder import (
     Checkpoint,
-    check_free_space,
-    checkpoint_bytes,
     checkpoint_folders,
     get_last_checkpoint,
     latest_checkpoint,
     remove_checkpoint,
     rotate,
-    save_checkpoint,
-    verify,
 )
+from paddlenlp.checkpoint.manifest import verify
+from paddlenlp.checkpoint.space import check_free_space, checkpoint_bytes
+from paddlenlp.checkpoint.writing import save_checkpoint
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 
@@ -217,7 +217,8 @@ def test_killed_at_any_file_operation_there_is_always_a_whole_checkpoint(
         for name in ("rename", "replace", "fsync", "mkdir", "unlink"):
             patched.setattr(os, name, counted(getattr(os, name)))
         patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
-        patched.setattr(module, "_hidden", lambda final, word: final.with_name(f".{final.name}.{word}-{dead_pid}"))
+        for module in (folders, writing):
+            patched.setattr(module, "hidden", lambda final, word: final.with_name(f".{final.name}.{word}-{dead_pid}"))
         try:
             save(tmp_path, 2, value=3.0)
             finished = True

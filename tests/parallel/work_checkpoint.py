@@ -135,11 +135,11 @@ def _save(run: Run, step: int) -> Any:
 
 
 def _load(run: Run, folder: Path) -> None:
-    from paddlenlp.trainer import snapshot
+    from paddlenlp.trainer import restore
 
-    snapshot.seen_by_all(folder)
-    snapshot.load_model(run.model, folder)
-    snapshot.load_optimizer(run.model, run.optimizer, run.step.lr_scheduler, folder, run.args)
+    restore.seen_by_all(folder)
+    restore.load_model(run.model, folder)
+    restore.load_optimizer(run.model, run.optimizer, run.step.lr_scheduler, folder, run.args)
 
 
 def _step(run: Run, number: int) -> float:
@@ -190,11 +190,11 @@ def _outcome(action: Callable[[], Any]) -> str:
 
 def _fail_to_write(run: Run) -> Dict[str, Any]:
     """Rank 0's disk is full in the middle of a tensor file, or too small from the start; then it has room."""
-    from paddlenlp.checkpoint import folder as checkpoint
+    from paddlenlp.checkpoint import space
     from paddlenlp.trainer.keeper import CheckpointKeeper
     from paddlenlp.utils import tensor_writer
 
-    keeper, write, free = CheckpointKeeper(run.model, None, run.args, []), tensor_writer._write, checkpoint._free_bytes
+    keeper, write, free = CheckpointKeeper(run.model, None, run.args, []), tensor_writer._write, space.free_bytes
     written = []
 
     def full(file: Any, data: Any, digest: Any) -> None:
@@ -209,9 +209,9 @@ def _fail_to_write(run: Run) -> Dict[str, Any]:
     found["left"] = sorted(path.name for path in Path(run.args.output_dir).iterdir())
     tensor_writer._write, written[:] = write, []
     found["export"] = _outcome(lambda: run.model.save_pretrained(Path(__file__) / "model"))
-    checkpoint._free_bytes = lambda path: 1000
+    space.free_bytes = lambda path: 1000
     found["small"] = _outcome(lambda: keeper.check_space(run.optimizer))
-    checkpoint._free_bytes = free
+    space.free_bytes = free
     keeper.check_space(run.optimizer)
     found["then"] = Path(_save(run, 1)).name
     return found
@@ -220,7 +220,7 @@ def _fail_to_write(run: Run) -> Dict[str, Any]:
 def _misread(run: Run, one: Path) -> Dict[str, Any]:
     """A folder that only rank 0 sees, tensors too many, and tensors too few, each known to one stage only."""
     from paddlenlp.parallel import topology
-    from paddlenlp.trainer import snapshot
+    from paddlenlp.trainer import restore
     from paddlenlp.transformers.conversion_utils import load_weights
     from paddlenlp.utils.tensor_files import TensorFiles, write_shards
 
@@ -236,8 +236,8 @@ def _misread(run: Run, one: Path) -> Dict[str, Any]:
     before = [param.numpy().copy() for param in run.model.parameters()]
     other = one / ("checkpoint-2" if RANK == 0 else "checkpoint-3")
     found = {
-        "unseen": _outcome(lambda: snapshot.seen_by_all(one / "checkpoint-2" if RANK == 0 else one / "nowhere")),
-        "other": _outcome(lambda: snapshot.seen_by_all(other)),
+        "unseen": _outcome(lambda: restore.seen_by_all(one / "checkpoint-2" if RANK == 0 else one / "nowhere")),
+        "other": _outcome(lambda: restore.seen_by_all(other)),
         "open": _outcome(lambda: type(run.model).from_pretrained(one / ("native" if RANK == 0 else "nowhere"))),
         "more": _outcome(lambda: load_weights(run.model, output / "more")),
         "fewer": _outcome(lambda: load_weights(run.model, output / "fewer")),
@@ -266,14 +266,14 @@ def _random(run: Run, one: Path) -> Dict[str, Any]:
     """Random states of one process are of no use to two; those that the two saved are."""
     import paddle
 
-    from paddlenlp.trainer import snapshot
+    from paddlenlp.trainer import restore
     from paddlenlp.utils.log import logger
 
     warnings, logger.warning = [], lambda text: warnings.append(text)
     paddle.seed(100 + RANK)
-    snapshot.load_rng(one / "checkpoint-2", RANK)
+    restore.load_rng(one / "checkpoint-2", RANK)
     saved = _save(run, 1)
     drawn = paddle.rand([3]).tolist()
-    snapshot.load_rng(saved, RANK)
+    restore.load_rng(saved, RANK)
     del logger.warning
     return {"warnings": warnings, "drawn": drawn, "again": paddle.rand([3]).tolist()}

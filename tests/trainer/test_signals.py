@@ -8,7 +8,7 @@ import signal
 import paddle  # noqa: F401  # sets handlers of its own, which listen() is to replace
 import pytest
 
-from paddlenlp.checkpoint.folder import verify
+from paddlenlp.checkpoint.manifest import verify
 from paddlenlp.parallel import signals
 from paddlenlp.trainer.callbacks import TrainerCallback
 

@@ -419,7 +419,7 @@ def test_metrics_table(tiny, log_lines):
 
 
 def test_a_checkpoint_that_will_not_fit_is_found_out_before_training(tiny, monkeypatch):
-    monkeypatch.setattr("paddlenlp.checkpoint.folder._free_bytes", lambda path: 1000)
+    monkeypatch.setattr("paddlenlp.checkpoint.space.free_bytes", lambda path: 1000)
     trainer = tiny.trainer()
     with pytest.raises(UsageError, match="1,000 are free"):
         trainer.train()
@@ -427,7 +427,7 @@ def test_a_checkpoint_that_will_not_fit_is_found_out_before_training(tiny, monke
 
 
 def test_no_space_is_asked_for_when_nothing_is_saved(tiny, monkeypatch):
-    monkeypatch.setattr("paddlenlp.checkpoint.folder._free_bytes", lambda path: 1000)
+    monkeypatch.setattr("paddlenlp.checkpoint.space.free_bytes", lambda path: 1000)
     assert tiny.trainer(save_strategy="no").train().global_step == 4
 
 
