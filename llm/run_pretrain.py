@@ -28,10 +28,14 @@ from paddlenlp.data import (
 )
 from paddlenlp.parallel import signals
 from paddlenlp.parallel.failure import run_as_rank
+from paddlenlp.parallel.heartbeat import beat
+from paddlenlp.parallel.watchdog import watched
 from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments, reporting
 from paddlenlp.trainer.model_fit import check_model_fits
+from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
-from paddlenlp.utils.log import logger
+from paddlenlp.utils.log import forgive_output, logger
+from paddlenlp.utils.retries import retries
 
 if TYPE_CHECKING:
     from paddlenlp.trainer import Trainer, TrainOutput
@@ -45,12 +49,21 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     Raises:
         UsageError: wrong input; the message says what to do.
     """
+    signals.listen()
     parser = PdArgumentParser((ModelArguments, DataArguments, PreTrainingArguments))
     model_args, data_args, args = parser.parse(argv)
     reporting.quieten(args)
+    retries.limit = args.read_retries
     for note in parser.notes:
         logger.info(note)
+    with watched(args.hang_timeout, args.world_size):
+        run(parser, model_args, data_args, args)
 
+
+def run(
+    parser: PdArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: PreTrainingArguments
+) -> None:
+    """One run, with its arguments. How long one rank may keep the others waiting is watched."""
     tokenizer = load_tokenizer(model_args)
     config = model_config(model_args, data_args, tokenizer, args.mesh.tp)
     check_model_fits(config, args)
@@ -67,6 +80,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         train(trainer, args, data_args.max_seq_length)
     if args.predict_enabled:
         predict(trainer, datasets["test"])
+    beat.enter("end")
     log_whereabouts(args)
     leave_together()
 
@@ -126,6 +140,7 @@ def refuse_larger_tokenizer(model_args: ModelArguments, rows: int, tokens: int) 
         )
 
 
+@beat.phase("data")
 def find_data(data_args: DataArguments, args: PreTrainingArguments, tokenizer: Any, vocab_size: int) -> List[Any]:
     """`[prefix]` or `[weight, prefix, ...]`, every file opened and checked."""
     check_data_split(data_args.split, args.train_enabled, args.eval_enabled, args.predict_enabled)
@@ -146,10 +161,7 @@ def write_record(parser: PdArgumentParser, arguments: Sequence[Any]) -> Path:
         record.parent.mkdir(parents=True, exist_ok=True)
         write_run_record(record, parser, arguments, {})
     except OSError as error:
-        raise UsageError(
-            f"output_dir {str(record.parent)!r} can't be written: {error.strerror} ({error.filename}). "
-            "Give a folder that can with --output_dir."
-        ) from None
+        raise write_failed(record.parent, error, what="into the output_dir") from None
     return record
 
 
@@ -162,9 +174,10 @@ def tune_process(args: PreTrainingArguments, parser: PdArgumentParser) -> None:
     if args.cpu_tuning and runs_on_cpu(args.place):
         done = "; ".join(apply_cpu_tuning()) or "nothing to set"
         logger.info(f"CPU tuning (turn off with --cpu_tuning false): {done}")
-    import paddle
+    with signals.held():
+        import paddle
 
-    signals.listen()
+        signals.listen()  # again: importing Paddle has set handlers of its own
     paddle.set_device(resolve_device(args, parser.origins))
     logger.info(
         f"Process rank: {args.process_index}, device: {paddle.get_device()}, world_size: {args.world_size}, "
@@ -202,6 +215,7 @@ def build_model(model_args: ModelArguments, args: PreTrainingArguments, config: 
     return auto.from_config(config, dtype=args.dtype)
 
 
+@beat.phase("data")
 def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_files: List[Any]) -> Dict[str, Any]:
     """Training, validation and test samples, as many as the run reads; None for a split that is not used.
 
@@ -297,4 +311,5 @@ def log_whereabouts(args: PreTrainingArguments) -> None:
 
 
 if __name__ == "__main__":
+    forgive_output()
     sys.exit(run_as_rank(main))

@@ -8,26 +8,29 @@
       manifest.json                              size and SHA-256 of every file, written last
 
 Names and index follow the unified checkpoint of the reference. A checkpoint is written into a folder beside its final
-place (`.checkpoint-20.partial-<pid>`), synced, and renamed.
+place (`.checkpoint-20.partial-<host>-<pid>`), synced, and renamed. One that turns out to be damaged is kept aside
+(`checkpoint-20.rejected`). What dead processes have left is told by process and lock (see `claim`), never by time.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Iterable, List, Optional
+from typing import Any, Iterable, List, Optional, Sequence
 
+from paddlenlp.checkpoint.claim import claim
 from paddlenlp.checkpoint.manifest import verify
 from paddlenlp.utils.errors import UsageError
-from paddlenlp.utils.files import PathLike
+from paddlenlp.utils.files import PathLike, parse_json, remove_partial_files
 from paddlenlp.utils.log import logger
+from paddlenlp.utils.processes import has_ended, process_name
+from paddlenlp.utils.retries import retrying
 from paddlenlp.utils.tensor_files import TensorFiles
 
 _FOLDER = re.compile(r"checkpoint-(\d+)")
-_HIDDEN = re.compile(r"\.(checkpoint-\d+)\.(partial|replaced|removed)-(\d+)")
+_HIDDEN = re.compile(r"\.(checkpoint-\d+)\.(partial|replaced|removed)-(.+-\d+)")
 
 
 class Checkpoint:
@@ -49,7 +52,7 @@ class Checkpoint:
         return (self.folder / f"{stem}.safetensors.index.json").is_file()
 
     def tensors(self, stem: str) -> TensorFiles:
-        """The tensors saved under `stem`, memory-mapped.
+        """The tensors saved under `stem`.
 
         Raises:
             UsageError: none are there, or their files are damaged.
@@ -64,7 +67,7 @@ class Checkpoint:
         """
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(retrying(lambda: path.read_text(encoding="utf-8"), path))
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: cannot read this part of the checkpoint ({error}).") from None
 
@@ -128,44 +131,78 @@ def checkpoint_folders(output_dir: PathLike) -> List[Path]:
 
 
 def remove_checkpoint(folder: PathLike) -> None:
-    """Hide the folder, then delete it: half a deletion never looks like a checkpoint."""
+    """Hide the folder, then delete it: half a deletion never looks like a checkpoint.
+
+    Where that is not possible a warning says so; the folder then stays what it was.
+    """
     folder = Path(folder)
     aside = hidden(folder, "removed")
-    os.rename(folder, aside)
+    try:
+        os.rename(folder, aside)
+    except OSError as error:
+        logger.warning(f"{folder} cannot be removed: {error.strerror}")
+        return
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_aside(folder: PathLike, problems: Sequence[str]) -> Optional[Path]:
+    """Rename a checkpoint that is not whole, so that its step can be saved anew; it is never counted nor removed.
+
+    Returns:
+        Where it lies now: `checkpoint-20.rejected`, or with a number behind if that is taken. None if it cannot be
+        renamed, which a warning says.
+    """
+    folder = Path(folder)
+    aside = folder.with_name(f"{folder.name}.rejected")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"{folder.name}.rejected-{number}")
+    listed = "; ".join(problems)
+    try:
+        os.rename(folder, aside)
+    except OSError as error:
+        logger.warning(f"{folder} is not a whole checkpoint ({listed}), and cannot be set aside: {error.strerror}")
+        return None
+    logger.warning(f"{folder} is not a whole checkpoint ({listed}): it is set aside as {aside.name}")
+    return aside
 
 
 def hidden(final: Path, word: str) -> Path:
     """Where a folder lies while it is written, replaced or removed: beside its place, under a name no reader takes."""
-    return final.with_name(f".{final.name}.{word}-{os.getpid()}")
+    return final.with_name(f".{final.name}.{word}-{process_name()}")
 
 
 def settle(output_dir: Path) -> None:
-    """Clean up after processes that died while they wrote, replaced or removed a checkpoint here."""
+    """Clean up after processes that died while they wrote, replaced or removed a checkpoint here; for the one process
+    that writes here from now on."""
+    claim(output_dir)
     restore_replaced(output_dir)
     for path in output_dir.glob(".checkpoint-*"):
         found = _HIDDEN.fullmatch(path.name)
-        if found and _dead(int(found.group(3))):
+        if found and _dead(found.group(3), output_dir):
             logger.info(f"Removing {path}, left by a process that ended while it wrote")
             shutil.rmtree(path, ignore_errors=True)
+
+
+def settle_files(output_dir: Path) -> None:
+    """Remove what dead processes have left of other files of a run here, such as the weights at its end; for a run that
+    begins and writes none of them yet."""
+    remove_partial_files(output_dir, lambda name: _dead(name, output_dir))
 
 
 def restore_replaced(output_dir: Path) -> None:
     """Undo a replacement that was cut off between its two renames."""
     for path in output_dir.glob(".checkpoint-*.replaced-*"):
         found = _HIDDEN.fullmatch(path.name)
-        if found and _dead(int(found.group(3))) and not (output_dir / found.group(1)).exists():
-            os.rename(path, output_dir / found.group(1))
+        if found and _dead(found.group(3), output_dir) and not (output_dir / found.group(1)).exists():
+            try:
+                os.rename(path, output_dir / found.group(1))
+            except OSError as error:
+                logger.warning(f"{path} cannot be renamed back to {found.group(1)}: {error.strerror}")
 
 
-def _dead(pid: int) -> bool:
-    """Whether no other process `pid` runs (this one is not in the middle of a save when it asks)."""
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _dead(name: str, output_dir: Path) -> bool:
+    """Whether what a process of this name has hidden here is of no use to any (this one is not in the middle of a save
+    when it asks)."""
+    return name == process_name() or has_ended(name) or claim(output_dir)

@@ -18,6 +18,7 @@ from paddlenlp.data.index_builder import (
 )
 from paddlenlp.data.index_cache import Arrays, IndexCache
 from paddlenlp.data.token_store import TokenStore
+from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 
@@ -72,7 +73,9 @@ class GPTDataset:
     def _build(self, documents: range, seed: int) -> Arrays:
         rng = np.random.RandomState(seed)
         doc_idx = build_doc_idx(np.arange(documents.start, documents.stop, dtype=np.int32), self.plan, rng)
+        beat.progress()
         sample_idx = build_sample_idx(self.store.sizes, doc_idx, self.seq_length, self.plan)
+        beat.progress()
         return {"doc_idx": doc_idx, "sample_idx": sample_idx, "shuffle_idx": build_shuffle_idx(self.plan, rng)}
 
     def _problem(self, arrays: Arrays, documents: range) -> Optional[str]:

@@ -12,12 +12,14 @@ import hashlib
 import os
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import BinaryIO, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from paddlenlp.parallel.heartbeat import beat
+from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
-from paddlenlp.utils.files import atomic_path, atomic_write_text
+from paddlenlp.utils.files import atomic_path, atomic_write_text, remove_partial_files
 from paddlenlp.utils.log import logger
 
 Arrays = Dict[str, np.ndarray]
@@ -61,7 +63,8 @@ class IndexCache:
         """
         found, reasons = self._find()
         if found is None and not is_builder:
-            return self._wait()
+            with beat.waiting("reading the index that another one builds", tuple):
+                return self._wait()
         for reason in reasons:
             logger.warning(f"{reason}. " + ("It is not used." if found else "It is built again."))
         if found is not None:
@@ -105,15 +108,16 @@ class IndexCache:
         folder = self.folders[-1]
         try:
             os.makedirs(folder, exist_ok=True)
+            remove_partial_files(folder)
             for part in self.parts:
+                beat.progress()
                 with atomic_path(self.path(folder, part)) as partial, open(partial, "wb") as file:
-                    np.save(file, arrays[part], allow_pickle=False)
+                    np.lib.format.write_array(_Checked(file), arrays[part], allow_pickle=False)
             atomic_write_text(self.path(folder), self.desc)
         except OSError as error:
-            raise UsageError(
-                f"The index cannot be written to {folder}: {error.strerror or error}. Set --data_cache to a folder "
-                "that can be written to."
-            ) from None
+            needed = sum(array.nbytes for array in arrays.values())
+            failure = write_failed(folder, error, needed, "the index of the samples")
+            raise UsageError(f"{failure} Or set --data_cache to a folder that can be written to.") from None
 
     def _wait(self) -> Arrays:
         """Poll until another process has written a good set."""
@@ -137,6 +141,13 @@ class IndexCache:
                 logger.info(f"still waiting for {awaited} ({now - began:.0f} s)")
                 reported = now
             time.sleep(_POLL_SECONDS)
+
+
+class _Checked:
+    """A file to which NumPy writes through Python: its own way for files does not notice that the disk is full."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
 
 
 def is_index_builder(share_folder: bool) -> bool:

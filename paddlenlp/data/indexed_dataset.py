@@ -17,6 +17,7 @@ from paddlenlp.data.sidecar import check_sidecar
 from paddlenlp.data.token_store import DTYPES, TokenStore
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
+from paddlenlp.utils.retries import retrying
 
 MAGIC = b"MMIDIDX\x00\x00"
 LAZY_MAGIC = b"TNTIDX\x00\x00"
@@ -45,13 +46,14 @@ class MMapIndexedDataset(TokenStore):
         if not skip_warmup:
             warm_up(index_path)
             warm_up(data_path)
-        buffer = np.memmap(index_path, np.uint8, mode="r")
+        buffer = retrying(lambda: np.memmap(index_path, np.uint8, mode="r"), index_path)
         sizes = np.frombuffer(buffer, "<i4", sequences, HEADER.size)
         pointers = np.frombuffer(buffer, "<i8", sequences, HEADER.size + 4 * sequences)
         doc_idx = np.frombuffer(buffer, "<i8", documents, HEADER.size + 12 * sequences)
         check_data_length(data_path, index_path, check_sequences(index_path, sizes, pointers, dtype), dtype)
         check_documents(index_path, doc_idx, sequences)
-        super().__init__(path, np.asarray(np.memmap(data_path, dtype, mode="r")), sizes, pointers, doc_idx)
+        data = retrying(lambda: np.memmap(data_path, dtype, mode="r"), data_path)
+        super().__init__(path, np.asarray(data), sizes, pointers, doc_idx)
         check_sidecar(self, data_path)
         if os.path.isfile(path + ".lsm"):
             logger.info(f"{path}.lsm (loss mask) is ignored: pretraining learns from every token.")
@@ -64,9 +66,7 @@ class MMapIndexedDataset(TokenStore):
 
 def _read_header(index_path: str) -> Tuple[np.dtype, int, int]:
     """`(dtype, sequences, length of the document index)`, once the header and the file's length are in order."""
-    length = os.path.getsize(index_path)
-    with open(index_path, "rb") as file:
-        raw = file.read(HEADER.size)
+    raw, length = retrying(lambda: _start_and_length(index_path), index_path)
     if raw.startswith(LAZY_MAGIC):
         raise refuse(index_path, "it is of the lazy format", "an mmap index", "TNTIDX", "Set --data_impl lazy.")
     if not raw.startswith(MAGIC):
@@ -89,6 +89,11 @@ def _read_header(index_path: str) -> Tuple[np.dtype, int, int]:
             f"{length:,} bytes",
         )
     return DTYPES[code], sequences, documents
+
+
+def _start_and_length(path: str) -> Tuple[bytes, int]:
+    with open(path, "rb") as file:
+        return file.read(HEADER.size), os.fstat(file.fileno()).st_size
 
 
 def warm_up(path: str) -> None:

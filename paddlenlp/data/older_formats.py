@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from typing import List
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -88,10 +89,14 @@ class CompatibleIndexedDataset(TokenStore):
             tokens = np.asarray(np.load(data_path, mmap_mode="r"))
             with np.load(index_path) as index:
                 sizes, doc_idx = index["lens"].astype(np.int32), index["docs"].astype(np.int64)
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, BadZipFile) as error:
             raise UsageError(f"{data_path} or {index_path} cannot be read: {error}. Copy both files again.") from None
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise refuse(data_path, "it is not a row of token ids", "1-D integers", f"{tokens.shape} {tokens.dtype}")
+        if sizes.ndim != 1 or doc_idx.ndim != 1:
+            raise refuse(
+                index_path, "its arrays are no rows", "1-D lens and docs", f"{sizes.shape} and {doc_idx.shape}"
+            )
         pointers = np.zeros(len(sizes), np.int64)
         np.cumsum(sizes[:-1], dtype=np.int64, out=pointers[1:])
         pointers *= tokens.dtype.itemsize

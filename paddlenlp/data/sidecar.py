@@ -7,14 +7,13 @@ All are optional when reading: the reference writes no such file.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from typing import Any, Dict, Optional
 
 from paddlenlp.data.layout_checks import refuse
 from paddlenlp.data.token_store import TokenStore
 from paddlenlp.utils.errors import UsageError
-from paddlenlp.utils.files import atomic_write_json
+from paddlenlp.utils.files import atomic_write_json, parse_json
 
 _BLOCK = 4096
 _BLOCKS = 64
@@ -53,7 +52,7 @@ def read_sidecar(prefix: str) -> Optional[Dict[str, Any]]:
         return None
     with open(path, encoding="utf-8") as file:
         try:
-            facts = json.load(file)
+            facts = parse_json(file.read())
         except ValueError as error:
             raise UsageError(f"{path} is not JSON ({error}). Remove it, or make the dataset again.") from None
     if not isinstance(facts, dict):

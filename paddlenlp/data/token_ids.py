@@ -9,6 +9,7 @@ import numpy as np
 from paddlenlp.data.indexed_dataset import make_dataset
 from paddlenlp.data.sidecar import read_sidecar
 from paddlenlp.data.token_store import TokenStore
+from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.utils.errors import UsageError
 
 _CHUNK = 1 << 25
@@ -57,6 +58,7 @@ def _scan(store: TokenStore) -> Tuple[int, int]:
             if part.dtype.kind != "u":
                 smallest = min(smallest, int(part.min()))
             bar.update(part.nbytes)
+            beat.progress()
     return smallest, largest
 
 

@@ -135,7 +135,12 @@ class CausalLM(GenerationMixin, StagedModel):
             return self.run(ids, batch, labels=labels.reshape([-1])) / kept_tokens([labels]).clip(min=1.0)
         return self.run(ids, batch, cache=cache).reshape([batch.size, batch.seq, -1])
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], scale: float = 1.0) -> Tensor:
+    def train_batch(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        scale: float = 1.0,
+        between: Callable[[], object] = lambda: None,
+    ) -> Tensor:
         """Forward and backward over the micro batches of one step.
 
         Tokens are counted over those of all ranks first, so that a step does not depend on how it is split.
@@ -144,16 +149,21 @@ class CausalLM(GenerationMixin, StagedModel):
             micro_batches: each with `input_ids` and `labels`, and perhaps `position_ids` and `attention_mask`. All
                 pipeline, tensor-parallel and sequence ranks are given the same ones.
             scale: factor of the gradients (loss scaling), not of the loss returned.
+            between: called between two micro batches, but not in a pipeline, where several are under way at a time. It
+                may raise: then the gradients are incomplete, to be cleared, and nothing is under way.
 
         Returns:
             The mean loss over all kept tokens of the global batch, on every rank: float32 scalar without gradient. The
             gradients of `scale` times it are added to what `self.gradients` holds: in a single process to `param.grad`,
-            in the gradient dtype of the precision policy.
+            in the gradient dtype of the precision policy. `self.micro_losses` has the sum of the token losses of each
+            micro batch, on the last rank of a pipeline.
 
         Raises:
             UsageError: the schedule does not take so many micro batches.
         """
-        return program.TrainingStep(self, micro_batches, scale).run()
+        step = program.TrainingStep(self, micro_batches, scale)
+        self.micro_losses = step.losses
+        return step.run(between)
 
     def after_update(self, applied: bool) -> None:
         """Change what changes at the end of a step beside what the optimizer updates. All ranks call it together.

@@ -7,13 +7,14 @@ come from another process and go to another, and the results of the last part go
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
 from paddle import Tensor
 
 from paddlenlp.parallel import comm
 from paddlenlp.parallel.gradients import total_loss, total_over_data
+from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.parallel.pipeline import Hidden, PipelineStep, from_last, is_last, pass_through
 from paddlenlp.parallel.sequence import own_share, own_share_of_batch
 from paddlenlp.parallel.topology import topology
@@ -89,27 +90,32 @@ class TrainingStep:
         self._kept = total_over_data(kept_tokens([batch["labels"] for batch in micro_batches])).clip(min=1.0)
         self._sequences = sum(batch["input_ids"].shape[0] for batch in micro_batches) * topology().data.size
         self._readings = [read(model, batch) for batch in micro_batches]
-        self._losses: List[Tensor] = [paddle.zeros([], "float32")]
+        self.losses: List[Tensor] = []
 
-    def run(self) -> Tensor:
-        """Leaves the gradients where `model.gradients` says; returns the mean loss of the global batch."""
+    def run(self, between: Callable[[], object]) -> Tensor:
+        """Leaves the gradients where `model.gradients` says; returns the mean loss of the global batch.
+
+        Args:
+            between: see `PipelineStep.run`.
+        """
         model = self._model
         step = PipelineStep(len(model.chunks), self._hidden, self._forward, self._before_backward, self._backward_done)
         model.gradients.begin(len(self._readings))
         with _factors(self._scale / self._sequences, self._scale / self._kept):
-            step.run(len(self._readings))
+            step.run(len(self._readings), between)
         model.gradients.finish()
-        return total_loss(paddle.add_n(self._losses) / self._kept)
+        return total_loss(paddle.add_n([paddle.zeros([], "float32"), *self.losses]) / self._kept)
 
     def _hidden(self, micro: int) -> Hidden:
         return hidden_states(self._model, self._readings[micro].ids.shape[0])
 
     def _forward(self, chunk: int, micro: int, x: Optional[Tensor]) -> Tensor:
+        beat.progress()
         model, (ids, labels, batch) = self._model, self._readings[micro]
         y = model.run(ids if x is None else x, batch, labels=labels, stages=model.chunks[chunk])
         if not is_last(chunk, len(model.chunks)):
             return y
-        self._losses.append(y.detach())
+        self.losses.append(y.detach())
         return y * (self._scale / self._kept)
 
     def _before_backward(self, chunk: int, micro: int) -> None:
@@ -153,6 +159,7 @@ def _parts(micro_batch: MicroBatch, most: int) -> List[MicroBatch]:
 def next_logits(model: Any, input_ids: Tensor, cache: KVCache) -> Tensor:
     """Logits [b, vocab], on every rank, of the token after `input_ids` [b, s], which are read after what `cache` holds
     and added to it."""
+    beat.progress()
     texts, input_ids = input_ids.shape[0], _divisible(input_ids)
     batch = describe(model, input_ids, cache=cache)
     tokens = batch.size * batch.seq

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 from paddle import Tensor, nn
 
 from paddlenlp.parallel.gradients import WholeGradients
+from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.parallel.layers import Embedding
 from paddlenlp.parallel.pipeline import virtual_stages
 from paddlenlp.parallel.random import initialise
@@ -115,6 +116,7 @@ class StagedModel(PretrainedModel):
     def _add(self, name: str, layer: nn.Layer) -> nn.Layer:
         layer.stage_name = name
         _attach(self, name, layer)
+        beat.progress()
         return layer
 
     def run(

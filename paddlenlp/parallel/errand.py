@@ -18,6 +18,7 @@ from paddle import Tensor
 from paddlenlp.utils.errors import UsageError
 
 from .group import Group
+from .heartbeat import beat
 from .objects import Line, as_group, from_first, message_of
 
 Value = TypeVar("Value")
@@ -119,11 +120,12 @@ class Errand:
     def _work(self, outcome: Future) -> None:
         """Do the jobs of the errand's thread until it is done."""
         while not outcome.done():
-            try:
-                job, result = self._jobs.get(timeout=BEAT)
-            except Empty:
-                self._tell_all(_BUSY)
-                continue
+            with beat.delegated():
+                try:
+                    job, result = self._jobs.get(timeout=BEAT)
+                except Empty:
+                    self._tell_all(_BUSY)
+                    continue
             if job is not None:
                 _carry_out(job, result)
 

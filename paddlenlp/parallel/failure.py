@@ -11,6 +11,7 @@ them. A rank ends with its launcher.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -30,13 +31,20 @@ YIELD = 5.0
 GRACE = 8.0
 """Seconds after which a rank ends whatever it is doing, when another has failed."""
 
+PARTING = 10.0
+"""Seconds that a process may take to end after its program has ended on a signal."""
+
 PATIENCE = 2.0
 """Seconds for which a rank that finds its input wrong waits to hear that the first rank has found the same."""
 
-FAILED, WRONG_INPUT, ON_SIGNAL = 1, 2, 128
+FAILED, WRONG_INPUT, STUCK, ON_SIGNAL = 1, 2, 7, 128
 """Exit codes; to the last is added the number of the signal: 143 after SIGTERM, 130 after Ctrl-C, 138 after SIGUSR1."""
 
+FAREWELL = 2.0
+"""Seconds for which a rank of a job that hangs gives the others time to say so too."""
+
 _SET_PARENT_DEATH_SIGNAL = 1
+_STDERR = 2
 _REASON = 500
 
 
@@ -70,7 +78,8 @@ def run_as_rank(main: Callable[[], None]) -> int:
     if _ranks() > 1:
         end_with_parent()
         _ending.armed = True
-        _meet_others()
+        with signals.held():
+            _meet_others()
     try:
         main()
         return 0
@@ -101,6 +110,20 @@ def note_failed(failure: RankFailed) -> None:
     """Another rank has failed: in a program under `run_as_rank`, see to it that this one ends too."""
     if _ending.armed:
         _ending.hear(failure)
+
+
+def end_stuck(text: str) -> None:
+    """End this process, whatever its threads are doing: the job hangs. First their stacks are written, then `text`."""
+
+    def tell() -> None:
+        faulthandler.dump_traceback(_STDERR, all_threads=True)
+        _ending.say(f"error: {text}")
+        _stop_on_request(False)
+
+    _stop_on_request(False)
+    threading.Thread(target=tell, daemon=True).start()  # writing may be what hangs
+    time.sleep(FAREWELL)
+    os._exit(STUCK)
 
 
 class _Ending:
@@ -185,8 +208,26 @@ def _stop(error: KeyboardInterrupt) -> int:
     number = getattr(error, "number", signal.SIGINT)
     if isinstance(error, signals.Agreed):
         _ending.say(str(error))
+        if signals.has_left_behind():
+            _end_now(ON_SIGNAL + number)
+        threading.Thread(target=_end_soon, args=(ON_SIGNAL + number,), daemon=True).start()
         return ON_SIGNAL + number
     return _fail(error, ON_SIGNAL + number, "interrupted")
+
+
+def _end_soon(code: int) -> None:
+    """End a while after the program has, whatever keeps it: Paddle's data loader waits for what it reads ahead."""
+    threading.main_thread().join()
+    time.sleep(PARTING)
+    _end_now(code)
+
+
+def _end_now(code: int) -> None:
+    """End without waiting for the threads that something keeps from ending."""
+    _tell(None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _meet_others() -> None:
@@ -199,8 +240,8 @@ def _meet_others() -> None:
         _print(f"warning: ranks will not hear of each other's failures: {error}")
 
 
-def _tell(error: BaseException) -> None:
-    """Let the other ranks know, if there is a connection to them."""
+def _tell(error: Optional[BaseException]) -> None:
+    """Let the other ranks know how this one ends, None for well, if there is a connection to them."""
     transport = sys.modules.get("paddlenlp.parallel.transport")
     if transport is not None:
         transport.leave(error)

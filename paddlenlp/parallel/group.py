@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, Sequence, Tuple, TypeVar
 
+from .heartbeat import beat
+
 if TYPE_CHECKING:  # who stands in which group is settled before Paddle is imported
     from paddle import Tensor
 
@@ -71,14 +73,21 @@ class Group(ABC):
         ranks: global ranks, ascending.
         rank: place of this process among them.
 
+    Attributes:
+        device: where the tensors lie that it exchanges; None: where Paddle computes.
+        calls: operations begun so far.
+
     Raises:
         UsageError: (all operations) a rank has ended (RankFailed), does something else, or did not answer in time;
             names operation, group and the missing ranks.
     """
 
+    device: Any = None
+
     def __init__(self, name: str, ranks: Sequence[int], rank: int) -> None:
         self.name, self.ranks, self.rank = name, tuple(ranks), rank
         self.size = len(self.ranks)
+        self.calls = 0
 
     def all_reduce(self, x: Tensor, op: str = "sum") -> Work[Tensor]:
         """Combine `x` over the ranks, in place; `op` is "sum", "max" or "min"."""
@@ -110,22 +119,26 @@ class Group(ABC):
     def send(self, x: Tensor, to: int) -> Work[None]:
         """Send `x` to the rank at place `to`, which receives what this rank sends in the order of sending."""
         traffic.add(self.name, "send", x)
+        beat.note(self, "send")
         return self._send(x, to)
 
     def receive(self, shape: Sequence[int], dtype: str, source: int) -> Work[Tensor]:
         """A tensor of this shape and dtype from the rank at place `source`."""
+        beat.note(self, "receive")
         return self._receive(shape, dtype, source)
 
     def barrier(self) -> None:
         """Return when all ranks have called it."""
         if self.size > 1:
             traffic.add(self.name, "barrier", None)
+            beat.note(self, "barrier")
             self._barrier()
 
     def _run(self, operation: str, x: Tensor, start: Callable[[], Work[Tensor]]) -> Work[Tensor]:
         if self.size == 1:
             return done(x)
         traffic.add(self.name, operation, x)
+        beat.note(self, operation)
         return start()
 
     @abstractmethod

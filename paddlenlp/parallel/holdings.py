@@ -7,7 +7,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Set
 
 from paddle import Tensor
 
-from .assemble import Part, Whole, whole_of
+from .catalogue import Part, Whole, whole_of
 from .gradients import Piece
 from .objects import everyones
 from .topology import topology
@@ -17,7 +17,7 @@ def weight_parts(model: Any) -> List[Part]:
     """The parameters of `model` in their storage dtype.
 
     Where parameters are empty between uses (sharding stage 3) they are taken from what the optimizer updates, which
-    always is what the parameter would hold, or what it is rounded from.
+    always is what the parameter would hold, or what it is rounded from (a part is in any type).
     """
     gradients: Any = getattr(model, "gradients", None)
     empty = gradients is not None and not gradients.reads_whole
@@ -26,7 +26,7 @@ def weight_parts(model: Any) -> List[Part]:
     parts = []
     for name, param in model.named_parameters():
         if empty and name not in frozen:
-            stored = partial(_rounded, pieces[name]) if name in pieces else None
+            stored = partial(_weight, pieces[name]) if name in pieces else None
             parts += _piece_parts(pieces.get(name), whole_of(name, param), stored)
         elif _gives(param, shared=True):
             parts.append(Part(whole_of(name, param), 0, param.size, partial(_same, param)))
@@ -116,8 +116,8 @@ def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _rounded(piece: Piece) -> Tensor:
-    return piece.weight.astype(piece.param.dtype)
+def _weight(piece: Piece) -> Tensor:
+    return piece.weight
 
 
 def _number(path: str) -> Any:

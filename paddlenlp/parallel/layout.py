@@ -100,6 +100,13 @@ class Layout:
             at += part // self.groups
         return spans
 
+    def box(self, shape: Sequence[int], rank: int, size: int) -> List[List[Tuple[int, int]]]:
+        """For each axis of a tensor of this `shape` the ranges [start, stop) that `rank` holds, in its order."""
+        whole = [[(0, width)] for width in shape]
+        if self.axis is not None and size > 1:
+            whole[self.axis] = [(start, stop) for start, stop, _ in self.spans(shape[self.axis], rank, size)]
+        return whole
+
     def _along(self, start: int, stop: int) -> Tuple[slice, ...]:
         return (*[slice(None)] * (self.axis or 0), slice(start, stop))
 

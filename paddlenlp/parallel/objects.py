@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import Any, List, Optional, TypeVar, Union
+from typing import Any, List, Optional, Sequence, TypeVar, Union
 
 import numpy as np
 import paddle
+from paddle import Tensor
 
 from paddlenlp.utils.errors import UsageError
 
@@ -33,10 +34,10 @@ def everyones(value: Value, axis: Line = None) -> List[Value]:
     if group.size == 1:
         return [value]
     data = _packed(value)
-    lengths = group.all_gather(paddle.to_tensor([data.size], "int64")).wait().numpy()
+    lengths = group.all_gather(_length(data, group)).wait().numpy()
     padded = np.zeros(lengths.max(), np.uint8)
     padded[: data.size] = data
-    rows = group.all_gather(paddle.to_tensor(padded)).wait().numpy().reshape(group.size, -1)
+    rows = group.all_gather(_tensor(padded, group)).wait().numpy().reshape(group.size, -1)
     return [_unpacked(row[:length]) for row, length in zip(rows, lengths)]
 
 
@@ -45,10 +46,20 @@ def at_first(value: Value, axis: Line = None) -> Optional[List[Value]]:
     group = as_group(axis)
     if group.rank == 0:
         return [value, *(_received(group, rank) for rank in range(1, group.size))]
-    data = _packed(value)
-    group.send(paddle.to_tensor([data.size], "int64"), 0).wait()
-    group.send(paddle.to_tensor(data), 0).wait()
+    _send(_packed(value), group, 0)
     return None
+
+
+def for_each(values: Optional[Sequence[Value]], axis: Line = None) -> Value:
+    """On each rank along `axis` the one of the `values` of the first rank that is meant for it. Every rank of it calls
+    this; what the others give does not matter."""
+    group = as_group(axis)
+    if group.rank:
+        return _received(group, 0)
+    assert values is not None and len(values) == group.size
+    for rank in range(1, group.size):
+        _send(_packed(values[rank]), group, rank)
+    return values[0]
 
 
 def from_first(value: Value, axis: Line = None) -> Value:
@@ -57,9 +68,9 @@ def from_first(value: Value, axis: Line = None) -> Value:
     if group.size == 1:
         return value
     data = _packed(value if group.rank == 0 else None)
-    length = int(group.broadcast(paddle.to_tensor([data.size], "int64")).wait())
-    content = paddle.to_tensor(data) if group.rank == 0 else paddle.zeros([length], "uint8")
-    return _unpacked(group.broadcast(content).wait().numpy())
+    length = int(group.broadcast(_length(data, group)).wait())
+    content = data if group.rank == 0 else np.zeros(length, np.uint8)
+    return _unpacked(group.broadcast(_tensor(content, group)).wait().numpy())
 
 
 def message_of(error: BaseException) -> str:
@@ -74,9 +85,22 @@ def as_group(axis: Line) -> Group:
     return axis.group if isinstance(axis, Axis) else axis
 
 
+def _send(data: np.ndarray, group: Group, rank: int) -> None:
+    group.send(_length(data, group), rank).wait()
+    group.send(_tensor(data, group), rank).wait()
+
+
 def _received(group: Group, rank: int) -> Any:
     length = int(group.receive([1], "int64", rank).wait())
     return _unpacked(group.receive([length], "uint8", rank).wait().numpy())
+
+
+def _length(data: np.ndarray, group: Group) -> Tensor:
+    return _tensor(np.asarray([data.size], np.int64), group)
+
+
+def _tensor(data: np.ndarray, group: Group) -> Tensor:
+    return paddle.to_tensor(data, place=group.device)
 
 
 def _packed(value: Any) -> np.ndarray:

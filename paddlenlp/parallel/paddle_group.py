@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any, Callable, Optional, Sequence
+from weakref import ref
+from zlib import crc32
 
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
 from .group import Group, Work
-from .transport import TIMEOUT
+from .heartbeat import beat
+from .transport import patience
+
+LONGEST = 30 * 24 * 3600.0
+"""Seconds, the longest time for which Paddle is told to wait for another rank."""
 
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 
@@ -35,7 +41,16 @@ class PaddleGroup(Group):
         super().__init__(name, ranks, rank)
         if not dist.is_initialized():
             dist.init_parallel_env()
-        self._group = dist.new_group(list(self.ranks), timeout=timedelta(seconds=TIMEOUT))
+        self._group = dist.new_group(list(self.ranks), timeout=timedelta(seconds=min(patience(), LONGEST)))
+        self.key = f"{crc32(repr((name, self.ranks)).encode()):08x}"
+        self.unpaired = 0
+        if rank >= 0:
+            beat.unseen.append(ref(self))
+
+    @property
+    def turns(self) -> int:
+        """How many operations have begun in which all ranks of the group take part."""
+        return self.calls - self.unpaired
 
     def _all_reduce(self, x: Tensor, op: str) -> Work[Tensor]:
         if x.dtype == paddle.bool:  # NCCL knows no truth values: the sum says whether one is true, as the maximum does
@@ -63,10 +78,12 @@ class PaddleGroup(Group):
         return self._start(dist.stream.broadcast, x, x, self.ranks[source])
 
     def _send(self, x: Tensor, to: int) -> Work[None]:
+        self.unpaired += self.size > 2
         work = self._start(dist.stream.send, x, x.contiguous(), self.ranks[to])
         return Work(lambda: (work.wait(), None)[1])
 
     def _receive(self, shape: Sequence[int], dtype: str, source: int) -> Work[Tensor]:
+        self.unpaired += self.size > 2
         out = paddle.empty(list(shape), dtype)  # type: ignore[arg-type]
         return self._start(dist.stream.recv, out, out, self.ranks[source])
 

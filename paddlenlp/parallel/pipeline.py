@@ -140,13 +140,20 @@ class PipelineStep:
         self._coming: Dict[Task, Work[Tensor]] = {}
         self._open: Dict[Tuple[int, int], _Pass] = {}
 
-    def run(self, micro_batches: int) -> None:
-        """All passes of a step."""
+    def run(self, micro_batches: int, between: Callable[[], object] = lambda: None) -> None:
+        """All passes of a step.
+
+        Args:
+            between: called wherever no micro batch is between its forward and its backward pass, but not before the
+                first and behind the last one; with several pipeline ranks, which are never there together, not at all.
+        """
         pp = topology().pp
         tasks = schedule(pp.size, pp.rank, micro_batches, self._chunks)
         for number, task in enumerate(tasks):
             for soon in tasks[number : number + 2]:  # the next one's input travels while this one computes
                 self._expect(soon)
+            if number and pp.size == 1 and not self._open:
+                between()
             if task.kind == "forward":
                 self._forward(task)
             else:

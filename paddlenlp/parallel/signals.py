@@ -1,7 +1,7 @@
 """Requests to end: SIGTERM, SIGINT and SIGUSR1, heeded where all ranks of the job agree to.
 
 A signal may come at any moment and reach one rank only. While a program can save what it has done (`deferred`), the
-signal is only noted, and the program asks `agreed` at points that all ranks pass alike. Elsewhere it does at once what
+signal is only noted, and the program asks at points that all ranks pass alike (`heed`). Elsewhere it does at once what
 Ctrl-C does.
 """
 
@@ -12,7 +12,11 @@ import os
 import signal
 import time
 from threading import Thread
-from typing import Any, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NoReturn, Optional, Tuple
+
+if TYPE_CHECKING:
+    from .group import Group
+    from .topology import Topology
 
 REPEATED = 2.0
 """Seconds within which a further signal is the same request: launchers send theirs several times."""
@@ -20,7 +24,9 @@ REPEATED = 2.0
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 _heard: Dict[int, float] = {}
 _interrupted_by = 0
-_deferring = False
+_deferring: List[str] = []
+_left_behind = False
+_ranks: Optional[Tuple[Topology, Group]] = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -41,9 +47,29 @@ class Agreed(Stopped):
 
 
 def listen() -> None:
-    """Take the signals over. Importing Paddle sets a handler that writes a page about them: call this afterwards."""
+    """Take the signals over. Importing Paddle sets handlers that write a page about them: call this afterwards too."""
     for number in _SIGNALS:
         signal.signal(number, _hear)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Within the block a signal interrupts nothing; one that has come meanwhile does so at its end.
+
+    For loading a library, which would not survive it, and which may set handlers of its own: the kernel keeps signals
+    back, unless the process has threads that take them. Threads that are started within the block take none as long as
+    they live.
+    """
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if masks else set()
+    try:
+        with deferred():
+            yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if heard() and not _deferring:
+        _interrupt(heard())
 
 
 def leave_to_parent() -> None:
@@ -80,43 +106,84 @@ def interrupted_by() -> int:
 
 def forget() -> None:
     """Begin anew: no signal has come."""
-    global _interrupted_by
+    global _interrupted_by, _left_behind
     _heard.clear()
-    _interrupted_by = 0
+    _interrupted_by, _left_behind = 0, False
+
+
+def leave_behind() -> None:
+    """A thread of this process waits for what may never come: the process is to end without waiting for it."""
+    global _left_behind
+    _left_behind = True
+
+
+def has_left_behind() -> bool:
+    """Whether it is."""
+    return _left_behind
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Within the block a signal is noted and interrupts nothing, unless it is sent again after two seconds."""
-    global _deferring
-    before, _deferring = _deferring, True
+def deferred(doing: str = "") -> Iterator[None]:
+    """Within the block a signal is noted and interrupts nothing, unless it is sent again after two seconds.
+
+    Args:
+        doing: what is interrupted where `heed` ends it, for the user: "during the evaluation".
+    """
+    _deferring.append(doing)
     try:
         yield
     finally:
-        _deferring = before
+        _deferring.pop()
 
 
-def agreed() -> int:
-    """The highest number of a signal that has reached a rank of the job, on all of them; 0 if there was none.
+def is_deferred() -> bool:
+    """Whether signals are only noted at present."""
+    return bool(_deferring)
 
-    Every rank calls this at the same point.
+
+def heed(ready: bool = True) -> bool:
+    """End here if a signal has come; else whether all ranks are ready. Outside of `deferred` nothing is asked.
+
+    Every rank calls this at the same point. It exchanges eight bytes in host memory and waits for no device.
+
+    Raises:
+        Agreed: on all ranks, since a signal has come to one of them; of several, the one of the highest number counts.
     """
+    if not _deferring:
+        return ready
+    number, late = _everywhere(heard(), int(not ready))
+    if number:
+        raise Agreed(number, " ".join(filter(None, (f"stopped on {signal.Signals(number).name}", _deferring[-1]))))
+    return not late
+
+
+def _everywhere(*values: int) -> List[int]:
+    """The largest value on any rank, of each."""
+    global _ranks
     import paddle
 
+    from .control import control_group
     from .topology import topology
 
-    world = topology().world.group
-    if world.size == 1:
-        return heard()
-    return int(world.all_reduce(paddle.to_tensor([heard()], "int32"), "max").wait())
+    mesh = topology()
+    if mesh.world.size == 1:
+        return list(values)
+    if _ranks is None or _ranks[0] is not mesh:
+        _ranks = mesh, control_group("signals")
+    own = paddle.to_tensor(values, "int32", place=paddle.CPUPlace())
+    return [int(value) for value in _ranks[1].all_reduce(own, "max").wait().numpy()]
 
 
 def _hear(number: int, frame: Any) -> None:
     """The handler of all of them."""
-    global _interrupted_by
     now, first = time.monotonic(), min(_heard.values(), default=None)
     _heard.setdefault(number, now)
     again = first is not None and now - first > REPEATED and number != getattr(signal, "SIGUSR1", None)
     if again or not _deferring:
-        _interrupted_by = number
-        raise Stopped(number, "interrupted")
+        _interrupt(number)
+
+
+def _interrupt(number: int) -> NoReturn:
+    global _interrupted_by
+    _interrupted_by = number
+    raise Stopped(number, "interrupted")

@@ -10,7 +10,7 @@ from paddle import Tensor
 
 from paddlenlp.utils.errors import UsageError
 
-from .group import Group, Work
+from .group import Group, Work, traffic
 from .transport import Transport
 from .transport import transport as process_transport
 from .transport_link import Parcel
@@ -37,6 +37,7 @@ class SocketGroup(Group):
 
     def __init__(self, name: str, ranks: Sequence[int], rank: int, transport: Optional[Transport] = None) -> None:
         super().__init__(name, ranks, rank)
+        self.device = paddle.CPUPlace()
         if rank < 0 or self.size == 1:
             return
         self._transport = transport or process_transport()
@@ -84,14 +85,14 @@ class SocketGroup(Group):
     def _all_gather(self, x: Tensor) -> Work[Tensor]:
         x = dense(x)
         rows, *rest = x.shape or [1]
-        out = empty([self.size * rows, *rest], x)
+        out = empty([self.size * rows, *rest], x.dtype)
         own = memory(x)
         return self._collect("all_gather", x, out, [own] * self.size, [len(own)] * self.size)
 
     def _reduce_scatter(self, x: Tensor) -> Work[Tensor]:
         x = dense(x)
         rows = self._share("reduce_scatter", x)
-        out = empty([rows, *x.shape[1:]], x)
+        out = empty([rows, *x.shape[1:]], x.dtype)
         target = memory(out)
         call = _Call(self, "reduce_scatter", type_name(x), "sum")
         shares = cut(memory(x), [len(target)] * self.size)
@@ -114,7 +115,7 @@ class SocketGroup(Group):
                 f"{x.shape[0]} rows, and to receive {list(received)}; one number for each of {self.size} ranks is "
                 "needed, and all rows must go somewhere"
             )
-        out = empty([sum(received), *x.shape[1:]], x)
+        out = empty([sum(received), *x.shape[1:]], x.dtype)
         row = x.element_size() * _product(x.shape[1:])
         parts = cut(memory(x), [row * rows for rows in sent])
         return self._collect("all_to_all", x, out, parts, [row * rows for rows in received])
@@ -138,19 +139,35 @@ class SocketGroup(Group):
             call.take_from([source], [view])
         return call.work(lambda: x)
 
+    def send_bytes(self, view: memoryview, to: int) -> Work[None]:
+        """`send` of bytes, wherever they lie in host memory; they must not change before `wait`."""
+        traffic.calls[self.name, "send"] += 1
+        traffic.bytes[self.name, "send"] += len(view)
+        return self._send_view(view, "uint8", to)
+
+    def receive_bytes(self, view: memoryview, source: int) -> Work[None]:
+        """Fill `view` with what `send_bytes` of the rank at place `source` sends, which must be as long."""
+        return self._receive_view(view, "uint8", source, lambda: None)
+
     def _send(self, x: Tensor, to: int) -> Work[None]:
         x = dense(x)
-        number = next(self._sent.setdefault(to, count(_POINT_TO_POINT)))
-        call = _Call(self, "send", type_name(x), number=number)
-        call.give_to([to], [memory(x)])
-        return call.work(lambda: None)
+        return self._send_view(memory(x), type_name(x), to)
 
     def _receive(self, shape: Sequence[int], dtype: str, source: int) -> Work[Tensor]:
-        out = paddle.empty(list(shape), dtype)  # type: ignore[arg-type]
+        out = empty(shape, getattr(paddle, dtype))
+        return self._receive_view(memory(out), type_name(out), source, lambda: out)
+
+    def _send_view(self, view: memoryview, kind: str, to: int) -> Work[None]:
+        number = next(self._sent.setdefault(to, count(_POINT_TO_POINT)))
+        call = _Call(self, "send", kind, number=number)
+        call.give_to([to], [view])
+        return call.work(lambda: None)
+
+    def _receive_view(self, view: memoryview, kind: str, source: int, finish: Callable[[], Any]) -> Work[Any]:
         number = next(self._received.setdefault(source, count(_POINT_TO_POINT)))
-        call = _Call(self, "send", type_name(out), number=number, waiting="receive")
-        call.take_from([source], [memory(out)])
-        return call.work(lambda: out)
+        call = _Call(self, "send", kind, number=number, waiting="receive")
+        call.take_from([source], [view])
+        return call.work(finish)
 
     def _barrier(self) -> None:
         call = _Call(self, "barrier", "uint8")

@@ -26,13 +26,14 @@ from typing import Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 from paddlenlp.utils.errors import UsageError
 
 from .failure import RankFailed, note_failed, reason_of
+from .heartbeat import beat
 from .transport_job import Job
 from .transport_link import DATA, FAILED, GOODBYE, SEEN, Head, Link, Parcel
 from .transport_mail import Arrival, Mailbox, Slot
 from .transport_meet import Meeting
 
 TIMEOUT = 600.0
-"""Seconds to wait for another rank."""
+"""Seconds to wait for another rank, where no watchdog says who keeps the others waiting (`Transport.patience`)."""
 
 LINGER = 30.0
 """Seconds, after everything has left, for the others to confirm that they have read it."""
@@ -49,12 +50,18 @@ class Transport:
     Args:
         job: the ranks.
         on_failure: called once, from the thread that reads, when another rank has failed.
+
+    Attributes:
+        failure: another rank has failed.
+        left: the ranks that have said goodbye.
+        patience: seconds to wait for another rank.
     """
 
     def __init__(self, job: Job, on_failure: Callable[[RankFailed], None] = note_failed) -> None:
         self.job = job
         self.failure: Optional[RankFailed] = None
         self.left: Set[int] = set()
+        self.patience = TIMEOUT
         self._on_failure = on_failure
         self._changed = threading.Condition()
         self._mail = Mailbox(self._notify)
@@ -100,6 +107,10 @@ class Transport:
         """Fill its slots when the frames come."""
         self._mail.expect(arrival)
 
+    def take(self, sender: int, channel: int, number: int) -> Optional[memoryview]:
+        """The bytes of a frame if it is here; for one who does not wait."""
+        return self._mail.take((sender, channel, number))
+
     def channel(self, name: str, ranks: Sequence[int]) -> int:
         """What tells the frames of a new group from those of all others, the same number on all its ranks.
 
@@ -124,17 +135,19 @@ class Transport:
             RankFailed: a rank has failed, or one that is waited for has ended.
             UsageError: another rank does something else, or nothing in time.
         """
-        end = time.monotonic() + TIMEOUT
-        with self._changed:
+        if all(arrival.complete for arrival in arrivals) and all(parcel.out for parcel in parcels):
+            return
+        end = time.monotonic() + self.patience
+        with beat.waiting(what, lambda: self._absent(arrivals)), self._changed:
             while not (all(arrival.complete for arrival in arrivals) and all(parcel.out for parcel in parcels)):
                 missing = [slot for arrival in arrivals for slot in arrival.missing()]
                 self._refuse_mismatch(missing, what, describe)
-                absent = sorted({slot.name[0] for slot in missing}) or self._behind()
+                absent = self._absent(arrivals)
                 self._refuse_failed(absent, what)
                 left = end - time.monotonic()
                 if left <= 0:
                     raise self._late(absent, what)
-                self._changed.wait(left)
+                self._changed.wait(None if left == float("inf") else left)
 
     def leave(self, error: Optional[BaseException] = None) -> None:
         """Say goodbye, or what failed, see that everything sent has arrived, and close. Nothing works afterwards."""
@@ -273,9 +286,14 @@ class Transport:
     def _late(self, absent: Sequence[int], what: str) -> UsageError:
         troubles = [f"Rank {peer}: {self._links[peer].trouble}." for peer in absent if self._links[peer].trouble]
         return UsageError(
-            f"{what}: rank {self.rank} has waited {TIMEOUT:g} s for {_named(absent)}. "
+            f"{what}: rank {self.rank} has waited {self.patience:g} s for {_named(absent)}. "
             + " ".join([*troubles, "Look at the log of the missing rank for what it does instead."])
         )
+
+    def _absent(self, arrivals: Sequence[Arrival]) -> List[int]:
+        """The ranks for which a wait goes on."""
+        missing = {slot.name[0] for arrival in arrivals for slot in arrival.missing()}
+        return sorted(missing) or self._behind()
 
     def _behind(self) -> List[int]:
         """Ranks that do not take what is sent to them."""
@@ -331,6 +349,11 @@ def transport() -> Transport:
         if _current is None:
             _current = Transport(Job.from_environment())
         return _current
+
+
+def patience() -> float:
+    """Seconds that a rank waits for another; infinite where a watchdog sees to it."""
+    return TIMEOUT if _current is None else _current.patience
 
 
 def leave(error: Optional[BaseException] = None) -> None:

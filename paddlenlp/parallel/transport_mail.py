@@ -85,6 +85,12 @@ class Mailbox:
             arrival.finish()
             self._changed()
 
+    def take(self, name: Name) -> Optional[memoryview]:
+        """The bytes of a frame that is here and that nobody waits for; None if it has not come."""
+        with self._lock:
+            found = self._early.pop(name, None)
+        return None if found is None else found[1]
+
     def begin(self, peer: int, head: Head) -> memoryview:
         """Memory for the bytes of a frame: where they are wanted, if that is known already."""
         with self._lock:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, _C_ops
 
 from paddlenlp.utils.errors import UsageError
 
@@ -103,6 +103,6 @@ _WRITE: Dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """A tensor to be filled, of the type of `like`."""
-    return paddle.empty(list(shape), like.dtype)
+def empty(shape: Sequence[int], dtype: Any) -> Tensor:
+    """A tensor in host memory, whatever device Paddle computes on, that is to be filled."""
+    return _C_ops.empty(list(shape), dtype, paddle.CPUPlace())

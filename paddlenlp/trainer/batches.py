@@ -32,6 +32,7 @@ class TrainBatches:
     Attributes:
         consumed_samples: position behind the last step handed out. It counts what was handed out, not what workers
             have read ahead, and does not depend on how samples are cut into batches.
+        start: position before that step.
     """
 
     def __init__(self, dataset: Any, collate: Collate, args: Any, consumed_samples: int = 0) -> None:
@@ -44,7 +45,7 @@ class TrainBatches:
         self.dataset = dataset
         self.collate = collate
         self.args = args
-        self.consumed_samples = consumed_samples
+        self.consumed_samples = self.start = consumed_samples
 
     @property
     def epoch(self) -> float:
@@ -56,10 +57,15 @@ class TrainBatches:
 
         A last step without its full number of samples is smaller, or left out with `dataloader_drop_last`. The
         interleaved schedule leaves it out too where it can't share its micro-batches out evenly.
+
+        The processes that load data start at once, as children of the thread that calls this, with which they end.
         """
         passes = self.consumed_samples // len(self.dataset)
+        return self._steps(passes, self._loader(self.consumed_samples - passes * len(self.dataset)))
+
+    def _steps(self, passes: int, batches: Iterator[Batch]) -> Iterator[List[Batch]]:
         step: List[Batch] = []
-        for batch in self._loader(self.consumed_samples - passes * len(self.dataset)):
+        for batch in batches:
             step.append(batch)
             if len(step) == self.args.gradient_accumulation_steps:
                 self._count(step)
@@ -86,7 +92,18 @@ class TrainBatches:
         )
         return make_loader(self.dataset, sampler, self.collate, args.dataloader_num_workers)
 
+    def sample_ids(self, step: Sequence[Batch]) -> List[List[int]]:
+        """What all ranks together read in each micro-batch of the step handed out last, as indices of the dataset: the
+        first rank's samples, then the second one's ..."""
+        ids, first = [], self.start % len(self.dataset)
+        for batch in step:
+            count = samples_of([batch]) * self.args.dataset_world_size
+            ids.append(list(range(first, first + count)))
+            first += count
+        return ids
+
     def _count(self, step: List[Batch]) -> None:
+        self.start = self.consumed_samples
         self.consumed_samples += samples_of(step) * self.args.dataset_world_size
 
 
@@ -99,7 +116,13 @@ def make_loader(dataset: Any, sampler: Any, collate: Any, workers: int = 0) -> I
     """Iterator over the batches of `sampler`; making it leaves the random number generators as they are."""
     with preserved_rng():
         loader = DataLoader(
-            dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, worker_init_fn=_prepare_worker
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=workers,
+            # Token ids are few bytes, and what is on its way in /dev/shm stays there when the processes are killed.
+            use_shared_memory=False,
+            worker_init_fn=_prepare_worker,
         )
         return iter(loader)
 

@@ -60,6 +60,9 @@ class TrainerCallback:
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """A checkpoint has been written (`checkpoint`: its folder)."""
 
+    def on_rollback(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
+        """After a bad step the run has gone back to a checkpoint (`checkpoint`: its folder); `state` is that one's."""
+
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> Any:
         """A log record is out (`logs`: name -> value, in order)."""
 

@@ -13,6 +13,7 @@ from paddlenlp.parallel.objects import from_first
 from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.batches import make_loader, samples_of
 from paddlenlp.trainer.metrics import perplexity, speed_metrics
+from paddlenlp.trainer.reading import Reader
 from paddlenlp.trainer.undisturbed import eval_mode, weights_in
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
@@ -71,7 +72,7 @@ def run_evaluation(
     """Mean loss over all kept tokens of the planned samples, each token with the same weight.
 
     Random numbers, training mode and weights are the same afterwards as before. All ranks take part, and the loss is
-    the same on all of them.
+    the same on all of them. A signal ends it before a batch, if signals are deferred.
 
     Args:
         model: has `eval_batch(batch) -> (sum of token losses, kept tokens)`, of the samples that this rank reads.
@@ -106,10 +107,10 @@ def _batches(args: Any, dataset: Any, collate: Callable[..., Any], plan: EvalPla
         drop_last=False,
     )
     # Few batches: starting worker processes would take longer than reading them here.
-    for number, batch in enumerate(make_loader(dataset, sampler, collate)):
-        if number == plan.batches:
-            break
-        yield batch
+    batches = make_loader(dataset, sampler, collate)
+    with Reader() as reader:
+        for _ in range(plan.batches):
+            yield reader.read(batches)
 
 
 def announce(title: str, plan: EvalPlan, world_size: int) -> None:

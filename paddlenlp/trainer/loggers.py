@@ -1,7 +1,8 @@
 """Where log records go besides the screen: JSON lines, VisualDL, TensorBoard, Weights & Biases.
 
 A sink may fail at any moment (disk full, server away): that is reported once, the sink is dropped, training goes on.
-Dashboards run in a thread each, so that none can hold training up.
+Files of JSON lines are not dropped: what they could not take is kept until they can. Dashboards run in a thread each,
+so that none can hold training up.
 """
 
 from __future__ import annotations
@@ -35,19 +36,46 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object per record: its entries and `global_step`. NaN and infinity, which JSON lacks, become null."""
+    """One JSON object per record: its entries and `global_step`. NaN and infinity, which JSON lacks, become null.
+
+    What the disk does not take is kept, and written with the next record: no line is lost nor half written.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._waiting: List[Tuple[int, str]] = []
+        self._cut: Optional[int] = None
 
     def write(self, logs: Dict[str, Any], step: int) -> None:
         """Append the record."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json_record(logs, step) + "\n")
+        self._waiting.append((step, json_record(logs, step) + "\n"))
+        self.flush()
+
+    def cut(self, last_step: int) -> None:
+        """See `cut_history`."""
+        self._waiting = [(step, line) for step, line in self._waiting if step <= last_step]
+        self._cut = last_step
+        self.flush()
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Write what earlier calls could not."""
+        if self._cut is not None:
+            cut_history(self.path, self._cut)
+            self._cut = None
+        if self._waiting:
+            self._append("".join(line for _, line in self._waiting).encode())
+            self._waiting = []
+
+    def _append(self, data: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(end)
+                raise
 
 
 def json_record(logs: Dict[str, Any], step: int) -> str:
@@ -241,11 +269,36 @@ class SinkCallback(TrainerCallback):
         try:
             action()
         except Exception as error:
-            self.sink, self.dropped = None, True
-            logger.warning(f"Logging to {self.name} failed and is off from here on; training goes on. Cause: {error!r}")
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.sink, self.dropped = None, True
+        logger.warning(f"Logging to {self.name} failed and is off from here on; training goes on. Cause: {error!r}")
 
 
-class HistoryCallback(SinkCallback):
+class LinesCallback(SinkCallback):
+    """Hands each log record to a file of JSON lines, which takes later what it cannot take now."""
+
+    error: Optional[OSError] = None
+
+    def _guard(self, action: Callable[[], Any]) -> None:
+        before, self.error = self.error, None
+        super()._guard(action)
+        if self.error is not None and before is None:
+            logger.warning(
+                f"{self.name} can't be written; training goes on, and its records are kept until it can. {self.error}"
+            )
+        elif before is not None and self.error is None:
+            logger.info(f"{self.name} can be written again and has all records")
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self.error = error
+        else:
+            super()._fail(error)
+
+
+class HistoryCallback(LinesCallback):
     """`metrics.jsonl` of the output folder; a run that begins or resumes first takes out what is no longer its past."""
 
     def __init__(self) -> None:
@@ -253,16 +306,24 @@ class HistoryCallback(SinkCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Cut the file back to the step training goes on from."""
-        if state.is_world_process_zero:
-            self._guard(lambda: cut_history(Path(args.output_dir) / METRICS_FILE, state.global_step))
         super().on_train_begin(args, state, control, **kwargs)
+        self._cut(args, state)
+
+    def on_rollback(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Cut the file back to the step of the checkpoint."""
+        self._cut(args, state)
+
+    def _cut(self, args: Any, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            lines: Any = self._made(args)
+            self._guard(lambda: lines.cut(state.global_step))
 
 
 def default_sinks(args: Any) -> List[SinkCallback]:
     """The sinks that the arguments ask for, `metrics.jsonl` always first."""
     sinks: List[SinkCallback] = [HistoryCallback()]
     if args.metrics_output_path is not None:
-        sinks.append(SinkCallback("metrics_output_path", _rank_metrics))
+        sinks.append(LinesCallback("metrics_output_path", _rank_metrics))
     return sinks + [SinkCallback(name, partial(_dashboard, name)) for name in args.reporters]
 
 

@@ -33,14 +33,17 @@ class StepReport(NamedTuple):
     """What one optimizer step did.
 
     Attributes:
-        applied: False if the gradient norm is not finite: weights, moments and masters are then bitwise as before.
+        applied: False if the gradient norm is not finite, or a rank refused: weights, moments and masters are then
+            bitwise as before.
         grad_norm: global L2 norm of the gradients before clipping, without the loss scale.
         loss_scale: the scale that the gradients of this step carried (1 without a loss scaler).
+        refused: whether some rank refused.
     """
 
     applied: bool
     grad_norm: float
     loss_scale: float
+    refused: bool = False
 
 
 @dataclass
@@ -127,24 +130,29 @@ class Optimizer:
         return self.scaler.scale if self.scaler else 1.0
 
     @paddle.no_grad()
-    def step(self) -> StepReport:
+    def step(self, refuse: bool = False) -> StepReport:
         """Clip the gradients, which carry `loss_scale`, in place, update, and publish the new weights.
 
-        Nothing changes if their norm is not finite, which all ranks see alike, since the norm is that of the whole job.
-        Reading it waits once per step for the device.
+        Nothing changes if their norm is not finite or a rank refuses, which all ranks see alike, since norm and
+        refusals are those of the whole job. Reading them waits once per step for the device.
+
+        Args:
+            refuse: whether this rank finds the step bad. It is enough that one does.
         """
         slots = [slot for slot in self._slots.values() if self.gradients.gradient(slot.piece) is not None]
         slots.sort(key=lambda slot: slot.piece.weight.size, reverse=True)  # threads share the work best like this
         scale = self.loss_scale
-        norm = self._global_norm(slots) / scale
-        applied = math.isfinite(norm)
+        norm, refused = self._agree(slots, refuse)
+        norm /= scale
+        finite = math.isfinite(norm)
+        applied = finite and not refused
         if applied:
             clip = self._max_grad_norm / norm if 0 < self._max_grad_norm < norm else 1.0
             self._update(slots, clip / scale)
             self.gradients.publish()
-        if self.scaler:
-            self.scaler.update(overflow=not applied)
-        return StepReport(applied, norm, scale)
+        if self.scaler and (applied or not finite):
+            self.scaler.update(overflow=not finite)
+        return StepReport(applied, norm, scale, refused)
 
     def _update(self, slots: List[_Slot], factor: float) -> None:
         lr = self.lr
@@ -165,8 +173,8 @@ class Optimizer:
 
         kernels.each(update, slots)
 
-    def _global_norm(self, slots: List[_Slot]) -> float:
-        """L2 norm over the gradients of the whole model.
+    def _agree(self, slots: List[_Slot], refuse: bool) -> Tuple[float, bool]:
+        """L2 norm over the gradients of the whole model, and whether some rank refuses to update.
 
         Every rank sums the squares of its pieces, each divided by the number of ranks that count it too; one sum over
         all ranks in float64 follows, so each element counts once in every layout, and all ranks get the same bits.
@@ -182,7 +190,9 @@ class Optimizer:
 
         squares = kernels.each(square, slots)
         total = paddle.concat(squares).astype("float64").sum() if squares else paddle.zeros([], "float64")
-        return float(topology().world.group.all_reduce(total).wait()) ** 0.5
+        told = paddle.stack([total, paddle.full([], float(refuse), "float64")])
+        square_sum, refusals = topology().world.group.all_reduce(told).wait().numpy()
+        return float(square_sum) ** 0.5, bool(refusals > 0)
 
     def clear_grad(self) -> None:
         """Free the gradients."""
@@ -200,9 +210,8 @@ class Optimizer:
         return {key: value.reshape([-1]) for key, value in self._slots[piece.name].state().items()}
 
     def load_states(self, piece: Piece, key: str, values: Any) -> None:
-        """Copy `values` (flat array or tensor, of the size that `states` gives) into one state tensor, bitwise."""
-        target = self._slots[piece.name].state()[key]
-        fill(target, values.reshape(target.shape))
+        """Copy `values` (see `fill`; as many as `states` gives) into one state tensor, bitwise."""
+        fill(self._slots[piece.name].state()[key], values)
 
     def master(self, piece: Piece) -> Optional[Tensor]:
         """The live float32 master of a piece, flat [stop - start]; None where the parameter is float32 itself."""
@@ -210,8 +219,8 @@ class Optimizer:
 
     @paddle.no_grad()
     def load_weight(self, piece: Piece, values: Any) -> None:
-        """Set the float32 weight of a piece to `values` (flat, any float). Call `publish` once after all pieces."""
-        fill(piece.weight, values.reshape(piece.weight.shape))
+        """Set the float32 weight of a piece to `values` (see `fill`). Call `publish` once after all pieces."""
+        fill(piece.weight, values)
 
     @paddle.no_grad()
     def publish(self) -> None:

@@ -69,10 +69,12 @@ OPTION_WORDS: Dict[str, Dict[str, Word]] = {
         ),
         "remove_master_weight": Word("save no master weights; on resume they are made from the weights"),
         "enable_all_options": Word("skip_save_model_weight and master_weight_compatible"),
-        "async_save": Word("save in the background", refused="background saving is not available"),
+        "async_save": Word(
+            "write checkpoints in the background: training waits only until each process has copied its part in memory"
+        ),
         "ignore_merge_optimizer": Word(
-            "save each rank's optimizer part as it is",
-            refused="checkpoints hold whole tensors, which any layout can load",
+            "save each process's optimizer states and master weights as they are, not joined over tensor parallelism; "
+            "any layout can load them all the same. Not with skip_save_model_weight"
         ),
     },
     "tensor_parallel_config": {

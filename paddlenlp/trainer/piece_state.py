@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple
 
-import numpy as np
 import paddle
 
 from paddlenlp.parallel.gradients import Piece
@@ -15,10 +14,11 @@ from paddlenlp.parallel.holdings import at_hand
 from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.optimizer import STATE_KEYS
 from paddlenlp.trainer.tensor_state import fill, match_shapes
+from paddlenlp.utils.tensor_files import Excerpt, TensorFiles
 
 
 def load_states(model: Any, optimizer: Any, saved: Any) -> None:
-    """Copy the state of all pieces of `optimizer` from `saved`: `{parameter}/{key}` -> whole array.
+    """Copy the state of all pieces of `optimizer` from the tensor files `saved`: `{parameter}/{key}` -> whole tensor.
 
     Raises:
         UsageError: (all functions) entries are missing, left over or of another shape; all are named, on all ranks, and
@@ -32,19 +32,19 @@ def load_states(model: Any, optimizer: Any, saved: Any) -> None:
     match_shapes(shapes, saved, "optimizer state")
     for piece in optimizer.pieces:
         for key in STATE_KEYS:
-            values = saved[f"{piece.name}/{key}"]
-            optimizer.load_states(piece, key, share_of(piece, values) if is_moment(key) else values)
+            name = f"{piece.name}/{key}"
+            optimizer.load_states(piece, key, share_of(piece, saved, name) if is_moment(key) else saved[name])
 
 
 def load_masters(model: Any, optimizer: Any, saved: Any) -> None:
-    """Set the float32 weights, and the parameters rounded from them, from `saved`: parameter -> whole array, any float.
+    """Set the float32 weights, and the parameters rounded from them, from the tensor files `saved`, by parameter.
 
     Works in float32 runs too, so that a run can continue in float32 from the masters of a low-precision one, or in low
     precision from the weights of a float32 one. Entries of frozen parameters are passed over.
     """
     match_shapes(_trained(model), saved, "master weights", ignored=model.gradients.frozen)
     for piece in optimizer.pieces:
-        optimizer.load_weight(piece, share_of(piece, saved[piece.name]))
+        optimizer.load_weight(piece, share_of(piece, saved, piece.name))
     optimizer.publish()
 
 
@@ -59,10 +59,11 @@ def masters_from_weights(model: Any) -> None:
             fill(piece.weight, values.reshape(piece.weight.shape))
 
 
-def share_of(piece: Piece, whole: np.ndarray) -> np.ndarray:
-    """The elements of `piece`, flat, of the whole tensor; of a mapped file only those are read if they lie together."""
+def share_of(piece: Piece, saved: TensorFiles, name: str) -> Excerpt:
+    """The elements of `piece`, flat, of tensor `name`, which has the shape of its whole parameter."""
     tp = topology().tp
-    return piece.param.tp_layout.cut(whole, tp.rank, tp.size).reshape(-1)[piece.start : piece.stop]
+    box = piece.param.tp_layout.box(saved.shape(name), tp.rank, tp.size)
+    return saved.excerpt(name, box, piece.start, piece.stop)
 
 
 def is_moment(key: str) -> bool:

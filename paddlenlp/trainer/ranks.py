@@ -27,3 +27,8 @@ class ProcessRanks:
     def local_process_index(self) -> int:
         """Rank of this process on its machine (PADDLE_RANK_IN_NODE)."""
         return _environment_int("PADDLE_RANK_IN_NODE", self.process_index)
+
+    @property
+    def local_world_size(self) -> int:
+        """Number of processes of the job on this machine (PADDLE_LOCAL_SIZE)."""
+        return _environment_int("PADDLE_LOCAL_SIZE", self.world_size)

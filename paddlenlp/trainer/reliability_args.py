@@ -22,8 +22,8 @@ class ReliabilityArguments:
     )
     loss_spike_bound: Optional[float] = acts(
         None,
-        "A loss above this many times the mean of the last 20 good steps makes a bad step. Default: any finite loss is "
-        "good.",
+        "A loss above this many times the mean of the last 20 good steps makes a bad step; before there are 20, any "
+        "finite loss is good. Default: always.",
         gt=1,
     )
     bad_step_limit: int = acts(
@@ -31,7 +31,8 @@ class ReliabilityArguments:
     )
     save_failure_policy: str = acts(
         "stop",
-        "What to do when a checkpoint cannot be written: stop, or continue training and try again at the next save.",
+        "What to do when a checkpoint or a file of results cannot be written: stop, or continue training and try again "
+        "at the next save.",
         choices=SAVE_FAILURE_POLICIES,
     )
     read_retries: int = acts(

@@ -85,18 +85,22 @@ class CheckpointArguments:
     save_on_each_node: bool = noted(
         False,
         "Save on the first process of every node.",
-        "the first process of all alone writes; give all nodes an output_dir that they share",
+        "each process writes its own files of a checkpoint; give all nodes an output_dir that they share",
     )
-    use_async_save: Optional[bool] = refused(
+    use_async_save: Optional[bool] = acts(
         False,
-        "Save in the background.",
-        "checkpoints are written while training waits; background saving is not available",
+        "Write checkpoints in the background, as the word async_save of unified_checkpoint_config says. Takes host "
+        "memory for a copy of what each process saves.",
     )
     output_signal_dir: Optional[str] = noted(
-        None, "Folder for the signal files of background saving.", "only background saving writes signal files"
+        None,
+        "Folder for the signal files of background saving.",
+        "no signal files are written: a checkpoint gets its name when it is whole, so its folder is the signal",
     )
     ordered_save_group_size: int = noted(
-        0, "How many processes of a group may save at once. 0: all.", "the first process alone writes what is saved"
+        0,
+        "How many processes of a group may save at once. 0: all.",
+        "all processes write at once, in blocks of 32 MB and in step with each other",
     )
     save_sharded_model: bool = refused(
         False, "Save each sharding rank's part as it is.", "checkpoints hold whole tensors, which any layout can load"

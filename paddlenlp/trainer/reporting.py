@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 from pathlib import Path
 from typing import Any, Dict, Optional
 
 from paddlenlp.trainer.state import TrainerState
-from paddlenlp.utils.files import atomic_write_json
+from paddlenlp.utils.files import atomic_write_json, parse_json
 from paddlenlp.utils.log import logger
 
 ALL_RESULTS = "all_results.json"
@@ -91,7 +90,7 @@ def save_metrics(output_dir: str, split: str, metrics: Dict[str, Any], combined:
 def read_results(path: Path) -> Optional[Dict[str, Any]]:
     """The metrics of a results file; None if it is not there or not readable as one."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None

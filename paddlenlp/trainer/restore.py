@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Union
+from typing import Any, Dict, Iterable, List, Optional, Union
 
-from paddlenlp.checkpoint.folder import Checkpoint, latest_checkpoint, verify
-from paddlenlp.checkpoint.manifest import MANIFEST
+from paddlenlp.checkpoint.folder import Checkpoint, checkpoint_folders, restore_replaced, set_aside
+from paddlenlp.checkpoint.manifest import MANIFEST, verify
 from paddlenlp.parallel.agree import all_do
-from paddlenlp.parallel.objects import from_first
+from paddlenlp.parallel.errand import first_does
+from paddlenlp.parallel.objects import everyones, from_first
 from paddlenlp.parallel.topology import topology
+from paddlenlp.trainer.foreign_checkpoint import NOT_READ, indexes, is_foreign
 from paddlenlp.trainer.piece_state import load_masters, load_states, masters_from_weights
 from paddlenlp.trainer.rng import set_rng_state
+from paddlenlp.trainer.saved_optimizer import open_optimizer
 from paddlenlp.trainer.snapshot import RNG_STATE, SCALER, SCHEDULER, TRAINER_STATE, has_masters
 from paddlenlp.trainer.state import TrainerState
 from paddlenlp.transformers.conversion_utils import StoredWeights, load_weights
+from paddlenlp.transformers.optimization import build_lr_scheduler
 from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.files import sha256_file
 from paddlenlp.utils.log import logger
+from paddlenlp.utils.tensor_files import TensorFiles
 
 
 def find_resume(args: Any, request: Union[None, bool, str, Path]) -> Optional[Path]:
-    """The checkpoint to go on from. For one rank to find out and tell the others.
+    """The checkpoint to go on from, the same on all ranks, which call this together and verify it together.
 
     Args:
         request: a folder; True: the newest valid one of output_dir, which must be there; False: none; None: the folder
@@ -38,22 +43,58 @@ def find_resume(args: Any, request: Union[None, bool, str, Path]) -> Optional[Pa
     if isinstance(request, (str, Path)):
         check(Path(request))
         return Path(request)
-    found = latest_checkpoint(args.output_dir)
+    found = _newest_whole(Path(args.output_dir))
     if found is None and request:
         raise UsageError(f"No valid checkpoint to resume from in {args.output_dir}. Leave out resume_from_checkpoint.")
-    return None if found is None else Path(found)
+    return found
+
+
+def _newest_whole(output_dir: Path) -> Optional[Path]:
+    """The whole checkpoint with the highest step. Those above it that are not whole are set aside, and every rank says
+    what is wrong with them."""
+    found, rejected = None, []
+    for name in first_does(lambda: _candidates(output_dir)):
+        problems = _problems(output_dir / name)
+        if not problems:
+            found = output_dir / name
+            break
+        rejected.append((output_dir / name, problems))
+        if topology().world.rank:  # the first rank says it when it sets the folder aside
+            logger.warning(f"{output_dir / name} is not a whole checkpoint ({'; '.join(problems)})")
+    first_does(lambda: [str(set_aside(*one)) for one in rejected])
+    return found
+
+
+def _candidates(output_dir: Path) -> List[str]:
+    if not output_dir.is_dir():
+        return []
+    restore_replaced(output_dir)
+    return [folder.name for folder in reversed(checkpoint_folders(output_dir))]
 
 
 def check(folder: Path) -> None:
-    """Refuse a folder that is not a whole checkpoint. For one rank to do: all files are read.
+    """Refuse a folder that is not a whole checkpoint. All ranks call this; each reads and hashes some of the files.
+
+    A checkpoint that PaddleNLP wrote has no hashes: it is taken as it is, and a warning says so.
 
     Raises:
-        UsageError: it is not; everything wrong is listed.
+        UsageError: it is not, or a rank does not see it; everything wrong is listed.
     """
-    problems = verify(folder)
+    problems = _problems(folder)
+    if problems and is_foreign(folder):
+        logger.warning(f"{folder} has no {MANIFEST}, so whether it is whole cannot be verified. {NOT_READ}")
+        return
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise UsageError(f"{folder} is not a whole checkpoint:\n{listed}\nResume from another one.")
+
+
+def _problems(folder: Path) -> List[str]:
+    """What is wrong with a checkpoint, found by all ranks together and told to all."""
+    seen_by_all(folder)
+    world = topology().world
+    own = all_do(lambda: verify(folder, world.rank, world.size))
+    return list(dict.fromkeys(problem for problems in everyones(own) for problem in problems))
 
 
 def seen_by_all(folder: Path) -> None:
@@ -77,8 +118,8 @@ def seen_by_all(folder: Path) -> None:
 
 
 def _fingerprint(folder: Path) -> Optional[str]:
-    manifest = folder / MANIFEST
-    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+    there = [path for path in (folder / MANIFEST, *indexes(folder)) if path.is_file()]
+    return sha256_file(there[0]) if there else None
 
 
 def load_model(model: Any, folder: Path) -> None:
@@ -88,7 +129,7 @@ def load_model(model: Any, folder: Path) -> None:
         UsageError: they are those of another model.
     """
     try:
-        load_weights(model, all_do(lambda: StoredWeights(folder)))
+        load_weights(model, all_do(lambda: _weights(folder)))
     except UsageError as error:
         raise UsageError(
             f"Can't resume from {folder}: {error}\n"
@@ -96,11 +137,29 @@ def load_model(model: Any, folder: Path) -> None:
         ) from None
 
 
+def _weights(folder: Path) -> StoredWeights:
+    """Those of the model; where only the float32 masters were saved, these."""
+    saved = Checkpoint(folder)
+    only_masters = saved.has("master_weights") and not saved.has("model")
+    return StoredWeights(folder, "master_weights" if only_masters else "model")
+
+
 def load_state(folder: Path, new: TrainerState) -> TrainerState:
-    """The position and history that the checkpoint holds, with the length and place of the present run (`new`)."""
+    """The position and history that the checkpoint holds, with the length and place of the present run (`new`).
+
+    Raises:
+        UsageError: it holds something else.
+    """
     present = ("max_steps", "num_train_epochs", "is_local_process_zero", "is_world_process_zero")
-    saved = Checkpoint(folder).state(TRAINER_STATE)
+    saved = _object(folder, TRAINER_STATE)
     return TrainerState.from_dict({**saved, **{name: getattr(new, name) for name in present}})
+
+
+def _object(folder: Path, name: str) -> Dict[str, Any]:
+    found = Checkpoint(folder).state(name)
+    if not isinstance(found, dict):
+        raise UsageError(f"{folder / name}: expected a JSON object, found {type(found).__name__}.")
+    return found
 
 
 def load_optimizer(model: Any, optimizer: Any, lr_scheduler: Any, folder: Path, args: Any) -> None:
@@ -121,21 +180,28 @@ def load_optimizer(model: Any, optimizer: Any, lr_scheduler: Any, folder: Path, 
             f"{folder} holds no optimizer state (it was saved with ignore_save_lr_and_optim), so the run can't go on "
             "exactly. Set ignore_load_lr_and_optim to go on from its weights alone."
         )
-    _load_masters(model, optimizer, saved, args.unified_checkpoint_options)
-    load_states(model, optimizer, saved.tensors("optimizer"))
-    lr_scheduler.set_state_dict(saved.state(SCHEDULER))
+    states, masters = all_do(lambda: open_optimizer(folder, model))
+    _load_masters(model, optimizer, saved, masters, args.unified_checkpoint_options)
+    load_states(model, optimizer, states)
+    if is_foreign(folder):
+        done = load_state(folder, TrainerState()).global_step
+        lr_scheduler.step(build_lr_scheduler(args).last_epoch + done)
+        return
+    lr_scheduler.set_state_dict(_object(folder, SCHEDULER))
     lr_scheduler.step(lr_scheduler.last_epoch)
     if optimizer.scaler is not None and (folder / SCALER).exists():
-        optimizer.scaler.load_state_dict(saved.state(SCALER))
+        optimizer.scaler.load_state_dict(_object(folder, SCALER))
 
 
-def _load_masters(model: Any, optimizer: Any, saved: Checkpoint, words: Iterable[str]) -> None:
-    if saved.has("master_weights"):
-        load_masters(model, optimizer, saved.tensors("master_weights"))
+def _load_masters(
+    model: Any, optimizer: Any, saved: Checkpoint, masters: Optional[TensorFiles], words: Iterable[str]
+) -> None:
+    if masters is not None:
+        load_masters(model, optimizer, masters)
     elif not has_masters(optimizer):
         return
-    elif StoredWeights(saved.folder).stored_dtype() == "float32":
-        load_masters(model, optimizer, saved.tensors("model"))
+    elif (weights := StoredWeights(saved.folder)).stored_dtype() == "float32":
+        load_masters(model, optimizer, weights)
     elif set(words) & {"master_weight_compatible", "remove_master_weight"}:
         masters_from_weights(model)
     else:
@@ -150,7 +216,11 @@ def load_rng(folder: Path, rank: int) -> None:
 
     Else ranks that must draw alike might get different states.
     """
+    if is_foreign(folder):
+        return
     states: List[Any] = Checkpoint(folder).state(RNG_STATE)
+    if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
+        raise UsageError(f"{folder / RNG_STATE}: expected the states of each rank's generators.")
     mesh = str(topology().mesh)
     saved = states[0].get("mesh", mesh) if states else ""
     if saved == mesh and rank < len(states):

@@ -116,6 +116,12 @@ RULES: List[Rule] = [
         ),
     ),
     Rule(
+        ("bad_step_policy", "save_strategy", "ignore_save_lr_and_optim"),
+        lambda a: a.bad_step_policy == "rollback" and (not a.save_enabled or a.ignore_save_lr_and_optim),
+        "bad_step_policy rollback needs whole checkpoints to go back to: set save_strategy to steps and "
+        "ignore_save_lr_and_optim to false, or bad_step_policy to skip",
+    ),
+    Rule(
         ("no_recompute_layers",),
         lambda a: any(layer < 0 for layer in a.no_recompute_layers or ()),
         lambda a: f"no_recompute_layers {a.no_recompute_layers} must hold layer numbers from 0 up",
@@ -136,6 +142,12 @@ RULES: List[Rule] = [
             f'metric_for_best_model "{a.metric_for_best_model}" is not measured: evaluating a pretraining run gives '
             'loss and ppl; write "loss"'
         ),
+    ),
+    Rule(
+        ("unified_checkpoint_config",),
+        lambda a: {"ignore_merge_optimizer", "skip_save_model_weight"} <= a.unified_checkpoint_options,
+        'unified_checkpoint_config: "ignore_merge_optimizer" does not go with "skip_save_model_weight" (which is among '
+        '"enable_all_options"): the weights would be in no file whole; leave out one of them',
     ),
 ]
 

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence, Union
 
-from paddlenlp.parallel.assemble import Assembly, Part
+from paddlenlp.checkpoint.shards import Shards
+from paddlenlp.parallel.catalogue import Part
+from paddlenlp.parallel.group import Group
 from paddlenlp.parallel.holdings import piece_parts, scalar_parts, stage_order, weight_parts
 from paddlenlp.parallel.objects import at_first, everyones
 from paddlenlp.parallel.topology import topology
@@ -22,10 +24,10 @@ RNG_STATE = "rng_state.json"
 SCALER = "scaler.json"
 
 
-def assemble(model: Any, optimizer: Any, args: Any) -> Assembly:
+def shards_to_save(model: Any, optimizer: Any, args: Any, group: Group) -> Shards:
     """The tensors of a checkpoint, as `args.unified_checkpoint_options` and `ignore_save_lr_and_optim` have it.
 
-    Stems are "model", "master_weights" and "optimizer". All ranks of the job call this; see `Assembly`.
+    Stems are "model", "master_weights" and "optimizer". All ranks of the job call this; see `Shards`.
     """
     words = args.unified_checkpoint_options
     masters = _trained_weights(optimizer) if has_masters(optimizer) else []
@@ -38,7 +40,8 @@ def assemble(model: Any, optimizer: Any, args: Any) -> Assembly:
         if masters and not words & {"skip_save_model_weight", "remove_master_weight"}:
             groups["master_weights"] = masters
         groups["optimizer"] = _optimizer_parts(optimizer)
-    return Assembly(groups, stage_order(model))
+    apart = ("optimizer", "master_weights") if "ignore_merge_optimizer" in words else ()
+    return Shards(groups, stage_order(model), topology().mesh, group, apart)
 
 
 def has_masters(optimizer: Any) -> bool:

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
+from paddlenlp.utils.errors import UsageError
+
 
 @dataclass
 class TrainerState:
@@ -21,6 +23,12 @@ class TrainerState:
         total_loss: sum of the losses of those steps.
         interval_loss, interval_steps: the same since the last log line, so that a resumed run logs the same means.
         trained_tokens, trained_effective_tokens: tokens read, and those of them that are not padding.
+        pending: what the step at which a signal ended the run still owed: "evaluate", and "save" if its checkpoint was
+            due anyway and the evaluation counts for it. The resumed run begins with that.
+        recent_losses: of the last good steps, by which `loss_spike_bound` measures.
+        last_bad_step, bad_steps_in_a_row: the highest step that was bad, and how many have been since a step behind the
+            last one was good.
+        passed_over: data that spoilt a step before the run went back: [first, behind the last] of `consumed_samples`.
         best_metric, best_model_checkpoint: best value of `metric_for_best_model` and the folder saved with it.
         log_history: every log record since the run began.
     """
@@ -36,6 +44,11 @@ class TrainerState:
     interval_steps: int = 0
     trained_tokens: int = 0
     trained_effective_tokens: int = 0
+    pending: List[str] = field(default_factory=list)
+    recent_losses: List[float] = field(default_factory=list)
+    last_bad_step: int = 0
+    bad_steps_in_a_row: int = 0
+    passed_over: List[List[int]] = field(default_factory=list)
     best_metric: Optional[float] = None
     best_model_checkpoint: Optional[str] = None
     log_history: List[Dict[str, Any]] = field(default_factory=list)
@@ -51,9 +64,17 @@ class TrainerState:
 
     @classmethod
     def from_dict(cls, values: Dict[str, Any]) -> TrainerState:
-        """The state of `to_dict`; names this version does not know are left out."""
-        known = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        """The state of `to_dict`; names this version does not know are left out.
+
+        Raises:
+            UsageError: a value is not of the kind that `to_dict` gives.
+        """
+        kinds = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
+        kept = {name: value for name, value in values.items() if name in kinds}
+        odd = [f"{name}={str(value)[:40]!r}" for name, value in kept.items() if not _is_of_kind(value, kinds[name])]
+        if odd:
+            raise UsageError(f"the state of the run holds values of the wrong kind: {', '.join(odd)}")
+        return cls(**kept)
 
     def add_loss(self, loss: float) -> None:
         """Count the loss of one trained step; one that is not finite (float16, see `step`) has no part in the means."""
@@ -74,6 +95,13 @@ class TrainerState:
     def train_loss(self) -> float:
         """Mean loss of all trained steps since the run began."""
         return self.total_loss / self.trained_steps if self.trained_steps else 0.0
+
+
+def _is_of_kind(value: Any, kind: type) -> bool:
+    """Whether `value` can stand where the default is a `kind`; a default of None says nothing."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return kind is type(None) or type(value) is kind
 
 
 @dataclass

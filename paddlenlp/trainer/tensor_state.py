@@ -9,7 +9,8 @@ from paddle import Tensor
 
 from paddlenlp.parallel.holdings import lines_everywhere, names_everywhere
 from paddlenlp.utils.errors import UsageError
-from paddlenlp.utils.tensor_files import bf16_to_float32
+from paddlenlp.utils.host_memory import as_values, writable
+from paddlenlp.utils.tensor_files import Excerpt, TensorFiles, bf16_to_float32
 
 _SHOWN = 8
 
@@ -36,9 +37,9 @@ def match_shapes(own: Mapping[str, Sequence[int]], saved: Any, what: str, ignore
     missing = lines_everywhere(name for name in own if name not in names)
     unexpected = sorted(names - names_everywhere([*own, *ignored]))
     misshapen = [
-        f"{name} (found {list(saved[name].shape)}, expected {list(shape)})"
+        f"{name} (found {found}, expected {list(shape)})"
         for name, shape in own.items()
-        if name in names and list(saved[name].shape) != list(shape)
+        if name in names and (found := _shape(saved, name)) != list(shape)
     ]
     problems = _group("missing", missing) + _group("unexpected", unexpected)
     problems += _group("of another shape", lines_everywhere(misshapen))
@@ -51,13 +52,28 @@ def match_shapes(own: Mapping[str, Sequence[int]], saved: Any, what: str, ignore
 
 
 def fill(target: Tensor, value: Any) -> None:
-    """Copy `value` (array or tensor of any float type; uint16 arrays are bfloat16 bits) into `target` in place."""
+    """Copy `value` into the float32 tensor `target` in place, which has as many elements.
+
+    Args:
+        value: an array or tensor of any float type (uint16 arrays are bfloat16 bits); or an Excerpt, which is then read
+            a block at a time.
+    """
+    if isinstance(value, Excerpt):
+        with writable(target) as values:
+            flat = values.reshape(-1)
+            for start, block in value.blocks():
+                flat[start : start + block.size] = as_values(block, value.dtype, target.dtype)
+        return
     if isinstance(value, Tensor):
-        target.set_value(value.astype(target.dtype))
+        target.set_value(value.reshape(target.shape).astype(target.dtype))
         return
     if value.dtype == np.uint16:
         value = bf16_to_float32(value)
-    target.set_value(np.asarray(value, dtype=np.float32))
+    target.set_value(np.asarray(value, dtype=np.float32).reshape(target.shape))
+
+
+def _shape(saved: Any, name: str) -> List[int]:
+    return list(saved.shape(name) if isinstance(saved, TensorFiles) else saved[name].shape)
 
 
 def _group(word: str, names: List[str]) -> List[str]:

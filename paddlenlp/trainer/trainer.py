@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from paddlenlp.parallel import signals
-from paddlenlp.parallel.errand import first_does
+from paddlenlp.parallel.heartbeat import beat
+from paddlenlp.parallel.topology import topology
+from paddlenlp.parallel.watchdog import watched
 from paddlenlp.trainer import reporting, restore, snapshot
+from paddlenlp.trainer.bad_steps import BadSteps
 from paddlenlp.trainer.batches import TrainBatches
 from paddlenlp.trainer.callbacks import CallbackHandler, CallbackLike, DefaultFlowCallback, PrinterCallback
 from paddlenlp.trainer.evaluation import PredictionOutput, announce, plan_evaluation, run_evaluation
@@ -28,6 +32,7 @@ from paddlenlp.transformers.optimization import build_lr_scheduler
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import atomic_write_json
 from paddlenlp.utils.log import logger
+from paddlenlp.utils.retries import retries
 
 
 class TrainOutput(NamedTuple):
@@ -71,6 +76,7 @@ class Trainer:
         extra_checkpoint_files: Sequence[Union[str, Path]] = (),
     ) -> None:
         reporting.quieten(args)
+        retries.limit = args.read_retries
         seed_rank(args)
         self.model = model
         self.args = args
@@ -80,12 +86,14 @@ class Trainer:
         self.tokenizer = tokenizer
         self.optimizer, self.lr_scheduler = optimizers
         self.keeper = CheckpointKeeper(model, tokenizer, args, extra_checkpoint_files)
+        self.keeper.listener = lambda folder: self.event("on_save", checkpoint=folder)
         self.state = self._new_state()
         self.control = TrainerControl()
         self.interval = Interval()
         self.phases = Phases(args.times_phases)
         self.throughput = Throughput(args, model)
-        self.batches: Optional[TrainBatches] = None
+        self.batches: Any = None
+        self.began_from: Optional[Path] = None
         self.present_metrics: Optional[Dict[str, float]] = None  # of the weights as they are, once evaluated
         self.callback_handler = CallbackHandler([*default_callbacks(args), *(callbacks or [])])
         self.event("on_init_end")
@@ -132,10 +140,16 @@ class Trainer:
         """
         if self.train_dataset is None or self.args.effective_max_steps < 1:
             raise UsageError("Training needs a train_dataset and max_steps of at least 1.")
-        folder = self._find_resume(resume_from_checkpoint)
-        self.keeper.begin(folder)
-        self._restore(folder)
-        if folder is not None and self.state.global_step >= self.state.max_steps:
+        with watched(self.args.hang_timeout, topology().world.size):
+            return self._train_from(resume_from_checkpoint)
+
+    def _train_from(self, request: Union[None, bool, str, Path]) -> TrainOutput:
+        with beat.phase("load checkpoint"):
+            folder = restore.find_resume(self.args, request)
+            self.began_from = folder
+            self.keeper.begin(folder)
+        self.put_back(folder)
+        if folder is not None and self.state.global_step >= self.state.max_steps and not self.state.pending:
             return self._nothing_to_do(folder)
         try:
             return self._train(folder)
@@ -143,21 +157,16 @@ class Trainer:
             if not isinstance(error, signals.Agreed):  # that one says so itself
                 logger.warning(f"Interrupted {self.whereabouts()}")
             raise
+        except UsageError:
+            with suppress(UsageError):  # what is wrong is said already; a checkpoint under way is worth waiting for
+                self.keeper.finish()
+            raise
         finally:
             self.event("on_close")
 
-    def _find_resume(self, request: Union[None, bool, str, Path]) -> Optional[Path]:
-        """The first rank looks, so that all go on from the same checkpoint."""
-
-        def look() -> Optional[str]:
-            folder = restore.find_resume(self.args, request)
-            return None if folder is None else str(folder)
-
-        found = first_does(look)
-        return None if found is None else Path(found)
-
-    def _restore(self, folder: Optional[Path]) -> None:
-        """Weights, optimizer and position: of the checkpoint, or of a new run."""
+    @beat.phase("load checkpoint")
+    def put_back(self, folder: Optional[Path]) -> None:
+        """Put weights, optimizer and position where the checkpoint has them; None: where a new run begins."""
         self.state = self._new_state()
         if folder is not None:
             restore.load_model(self.model, folder)
@@ -193,8 +202,11 @@ class Trainer:
         self.event("on_train_begin")
         start, first_step, first_sample = time.time(), state.global_step, self.batches.consumed_samples
         self.interval.restart()
-        step = TrainStep(self.model, self.optimizer, self.lr_scheduler, self.event, self.phases)
-        TrainingLoop(self, self.batches, step).run()
+        beat.enter("train")
+        bad_steps = BadSteps(self)
+        step = TrainStep(self.model, self.optimizer, self.lr_scheduler, self.event, self.phases, bad_steps.judge)
+        TrainingLoop(self, self.batches, step, bad_steps).run()
+        beat.enter("end")
         logger.info("\nTraining completed. \n")
         self._load_best()
         samples = self.batches.consumed_samples - first_sample
@@ -203,6 +215,7 @@ class Trainer:
         self.event("on_train_end")
         return self._output(metrics)
 
+    @beat.phase("load checkpoint")
     def _load_best(self) -> None:
         if self.keeper.load_best(self.state):
             self.present_metrics = None
@@ -257,33 +270,45 @@ class Trainer:
             reporting.log_metrics(split, metrics)
 
     def save_metrics(self, split: str, metrics: Dict[str, Any], combined: bool = True) -> None:
-        """Write `{split}_results.json` and, with `combined`, add the metrics to `all_results.json`."""
+        """Write `{split}_results.json` and, with `combined`, add the metrics to `all_results.json`; if that fails
+        `save_failure_policy` says what follows."""
         if self.args.process_index == 0:
-            reporting.save_metrics(self.args.output_dir, split, metrics, combined)
+            with self.keeper.failures.guard(Path(self.args.output_dir) / f"{split}_results.json"):
+                reporting.save_metrics(self.args.output_dir, split, metrics, combined)
 
     # ---- saving ----------------------------------------------------------------------------------------------
 
+    @beat.phase("save")
     def save_checkpoint(self, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Write `checkpoint-{global_step}`.
+        """Write `checkpoint-{global_step}`; with `async_save`, begin to. Callbacks hear of it when it is there.
 
         Args:
             metrics: of an evaluation at this step, if there was one.
         """
-        folder = self.keeper.save(self.state, self.optimizer, self.lr_scheduler, metrics)
-        self.event("on_save", checkpoint=folder)
+        self.keeper.save(self.state, self.optimizer, self.lr_scheduler, metrics)
 
     def unsaved(self) -> bool:
         """Whether this step ought to be saved and is not: a callback may stop training at any time."""
         return self.args.save_enabled and not self.keeper.holds(self.state.global_step)
 
+    @beat.phase("save")
     def save_model(self, output_dir: Union[None, str, Path] = None) -> None:
-        """Write the final weights, configuration and tokenizer, by default into `args.output_dir`."""
-        self.keeper.save_model(Path(self.args.output_dir if output_dir is None else output_dir))
+        """Write the final weights, configuration and tokenizer, by default into `args.output_dir`.
+
+        Raises:
+            signals.Agreed: a signal came meanwhile; they have been written.
+        """
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        with signals.deferred(f"after writing the model to {folder}"):
+            self.keeper.save_model(folder)
+            signals.heed()
 
     def save_state(self) -> None:
-        """Write `trainer_state.json` into `args.output_dir`."""
+        """Write `trainer_state.json` into `args.output_dir`; if that fails `save_failure_policy` says what follows."""
+        path = Path(self.args.output_dir) / snapshot.TRAINER_STATE
         if self.args.process_index == 0:
-            atomic_write_json(Path(self.args.output_dir) / snapshot.TRAINER_STATE, self.state.to_dict(), sort_keys=True)
+            with self.keeper.failures.guard(path):
+                atomic_write_json(path, self.state.to_dict(), sort_keys=True)
 
     def whereabouts(self) -> str:
         """How far the run is, and from where it can go on."""
@@ -304,6 +329,7 @@ class Trainer:
 
         Raises:
             UsageError: there is no validation set.
+            signals.Agreed: a signal asked for the end: it is heeded between two batches.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         number = self.state.global_step // self.args.effective_eval_steps
@@ -323,17 +349,20 @@ class Trainer:
         self.event("on_predict", metrics=metrics)
         return PredictionOutput(None, None, metrics)
 
+    @beat.phase("evaluate")
     def _measure(self, title: str, dataset: Any, iters: str, number: int, prefix: str) -> Dict[str, float]:
         if dataset is None:
             raise UsageError(f"{title} needs a dataset. Give one, or give `split` a share above 0 for it.")
         # Plain TrainingArguments know no eval_iters: the whole dataset then.
         plan = plan_evaluation(self.args, len(dataset), getattr(self.args, iters, len(dataset)), number)
         announce(title, plan, self.args.dataset_world_size)
-        metrics = run_evaluation(self.model, self.args, dataset, self.data_collator, plan, prefix, self._tick)
+        with signals.deferred(f"during the {title.lower()}"):
+            metrics = run_evaluation(self.model, self.args, dataset, self.data_collator, plan, prefix, self._tick)
         ppl = metrics.pop(f"{prefix}_ppl")
         return self.log(metrics, {f"{prefix}_ppl": ppl})
 
     def _tick(self, total: int) -> None:
+        beat.progress()
         self.event("on_prediction_step", total=total)
 
 

@@ -213,6 +213,11 @@ class TrainingArguments(  # type: ignore[misc]  # output_dir, without default, c
         return "bfloat16" if self.bf16_full_eval else "float16" if self.fp16_full_eval else None
 
     @property
+    def saves_beside_training(self) -> bool:
+        """Whether checkpoints are written in the background: use_async_save, or async_save among the words."""
+        return bool(self.use_async_save) or "async_save" in self.unified_checkpoint_options
+
+    @property
     def unified_checkpoint_options(self) -> Set[str]:
         """The words of unified_checkpoint_config, enable_all_options worked out."""
         words = set(parse_options("unified_checkpoint_config", self.unified_checkpoint_config or ""))

@@ -8,17 +8,17 @@ from typing import Any, Iterator, List, Optional
 import paddle
 from paddle import Tensor
 
-from paddlenlp.trainer.rng import rng_state, set_rng_state
+from paddlenlp.trainer.rng import remember_rng
 
 
 @contextlib.contextmanager
 def preserved_rng() -> Iterator[None]:
     """Whatever random numbers the block draws, the generators stand afterwards where they stood before."""
-    state = rng_state()
+    put_back = remember_rng()
     try:
         yield
     finally:
-        set_rng_state(state)
+        put_back()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any, Callable, ClassVar, Dict, List, Mapping, Union
 
 from paddlenlp import __version__
 from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.files import parse_json
 
 CONFIG_NAME = "config.json"
 OURS_ONLY = ("paddlenlp_version", "fuse_attention_qkv", "fuse_attention_ffn")
@@ -63,6 +64,7 @@ class PretrainedConfig:
     closes_smaller: ClassVar[bool] = True
 
     def __init__(self, **values: Any) -> None:
+        self._refuse_names_of_code(values)
         given = self.normalize({self._map(name): value for name, value in values.items()})
         for name, value in {**self.class_defaults(), **given}.items():
             setattr(self, name, copy.deepcopy(value))
@@ -80,6 +82,14 @@ class PretrainedConfig:
         if isinstance(values.get("dtype"), str):
             values["dtype"] = values["dtype"].replace("torch.", "").replace("paddle.", "")
         return values
+
+    @classmethod
+    def _refuse_names_of_code(cls, values: Mapping[str, Any]) -> None:
+        """A file must not put values in the place of methods and tables of the class."""
+        tables = ("attribute_map", "defaults", "derived", "hf_spelling")
+        found = [name for name in values if callable(getattr(cls, name, None)) or name in tables or name[:2] == "__"]
+        if found:
+            raise UsageError(f"{', '.join(found)}: no names of values. Remove them from config.json.")
 
     @classmethod
     def _map(cls, name: str) -> str:
@@ -205,13 +215,15 @@ class PretrainedConfig:
 def read_json(path: Union[str, Path]) -> Dict[str, Any]:
     """The object in a JSON file; UsageError names the file and the line of what is wrong."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; a model folder needs this file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values

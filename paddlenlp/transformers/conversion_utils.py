@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
-import paddle
 
 from paddlenlp.parallel.holdings import at_hand, lines_everywhere, names_everywhere
 from paddlenlp.parallel.random import initialise
-from paddlenlp.parallel.topology import topology
 from paddlenlp.transformers.configuration_utils import CONFIG_NAME, read_json
+from paddlenlp.transformers.weight_reading import read_share
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
-from paddlenlp.utils.tensor_files import TensorFiles, bf16_to_float32
+from paddlenlp.utils.tensor_files import TensorFiles
 
 DTYPE_CODES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Tables that old checkpoints stored though they follow from the configuration: rotary frequencies and causal masks.
@@ -44,15 +43,15 @@ def _renamed(name: str, pairs: List[Tuple[str, str]]) -> str:
 
 
 class StoredWeights(TensorFiles):
-    """The weights of a model folder: `model.safetensors`, or the shards that its index names.
+    """The weights of a model folder: `{stem}.safetensors`, or the shards that its index names.
 
     Raises:
         UsageError: there are no such files, or only pickled ones, or files are missing or damaged.
     """
 
-    def __init__(self, folder: Union[str, Path]) -> None:
-        _refuse_pickles(Path(folder))
-        super().__init__(folder, "model")
+    def __init__(self, folder: Union[str, Path], stem: str = "model") -> None:
+        _refuse_pickles(Path(folder), stem)
+        super().__init__(folder, stem)
         odd = [f"{name} ({self.dtype(name)})" for name in self.keys() if not self._readable(name)]
         if odd:
             raise UsageError(
@@ -95,7 +94,7 @@ class StoredWeights(TensorFiles):
         return sum(hf_name(model, name) in self for name in ours) >= native
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """The stored tensors one parameter is made of, the shape each must have, and how the parameter is made of them."""
 
     names: List[str]
@@ -115,21 +114,30 @@ def load_weights(model: Any, folder: Union[str, Path, StoredWeights]) -> None:
     stored = folder if isinstance(folder, StoredWeights) else StoredWeights(folder)
     out_first = stored.out_first(model)
     params = dict(model.named_parameters())
-    plan = {name: _find(model, name, param, stored, out_first) for name, param in params.items()}
-    new_head = _new_head(model, plan, stored)
-    _check(model, {name: source for name, source in plan.items() if name not in new_head}, stored)
+    plan, new_head = plan_weights(model, stored, out_first)
     for names in at_hand(model):
         for name in names:
-            source = plan[name]
-            if source is not None:
-                _set(params[name], source, stored, out_first)
+            if name in plan:
+                _set(params[name], plan[name], stored, out_first)
     if new_head:
         initialise(model, model.config.initializer_range, new_head)
     form = "matrices [out, in]" if out_first else "matrices [in, out]"
     logger.info("Read %d parameters (stored as %s, %s) from %s", len(plan), stored.stored_dtype(), form, stored.folder)
 
 
-def _new_head(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights) -> List[str]:
+def plan_weights(model: Any, stored: StoredWeights, out_first: bool) -> Tuple[Dict[str, Source], List[str]]:
+    """Where each parameter of `model` comes from, and the parameters of a head that is not stored.
+
+    Raises:
+        UsageError: as `load_weights`.
+    """
+    found = {name: _find(model, name, param, stored, out_first) for name, param in model.named_parameters()}
+    new_head = _new_head(model, found, stored)
+    _check(model, {name: source for name, source in found.items() if name not in new_head}, stored)
+    return {name: source for name, source in found.items() if source is not None}, new_head
+
+
+def _new_head(model: Any, plan: Dict[str, Optional[Source]], stored: StoredWeights) -> List[str]:
     """The parameters of the head where the stored model has none over the vocabulary: they start from random values."""
     if not stored.is_headless(model):
         return []
@@ -154,26 +162,35 @@ def _stored_name(model: Any, name: str, stored: StoredWeights) -> Optional[str]:
     return next((spelling for spelling in spellings(model, name) if spelling in stored), None)
 
 
-def _find(model: Any, name: str, param: Any, stored: StoredWeights, out_first: bool) -> Optional[_Source]:
+def _find(model: Any, name: str, param: Any, stored: StoredWeights, out_first: bool) -> Optional[Source]:
     """Where `param` comes from: the tensor itself, the parts it is fused of, or the fused tensor it is a part of."""
     flip = -1 if out_first and getattr(param, "transposed", False) else 1
     shape = tuple(getattr(param, "whole_shape", param.shape))
     found = _stored_name(model, name, stored)
     if found is not None:
-        return _Source([found], [shape[::flip]])
+        return Source([found], [shape[::flip]])
     fusion = getattr(param, "fusion", None)
     if fusion is None:
         return None
     wanted = fusion.part_names(name) or []
     parts = [found for found in (_stored_name(model, part, stored) for part in wanted) if found]
     if wanted and len(parts) == len(wanted):
-        return _Source(parts, [(*shape[:-1], size)[::flip] for size in fusion.sizes])
+        return Source(parts, [(*shape[:-1], size)[::flip] for size in fusion.sizes])
     whole = fusion.whole_name(name)
     found = _stored_name(model, whole[0], stored) if whole else None
-    return _Source([found], [(*shape[:-1], sum(fusion.sizes))[::flip]], whole[1]) if found else None
+    return Source([found], [(*shape[:-1], sum(fusion.sizes))[::flip]], whole[1]) if found else None
 
 
-def _set(param: Any, source: _Source, stored: StoredWeights, out_first: bool) -> None:
+def _set(param: Any, source: Source, stored: StoredWeights, out_first: bool) -> None:
+    flipped = out_first and bool(getattr(param, "transposed", False))
+    read_share(param, source.names, source.part, stored, flipped)
+
+
+def whole_value(param: Any, source: Source, stored: StoredWeights, out_first: bool) -> Tuple[np.ndarray, str]:
+    """The whole of a parameter as it is stored, in the shape that the model has it, and the code of its type.
+
+    float32 where it is fused of parts of different types.
+    """
     arrays = [stored.raw(name) for name in source.names]
     codes = {stored.dtype(name) for name in source.names}
     if len(codes) > 1:
@@ -184,20 +201,10 @@ def _set(param: Any, source: _Source, stored: StoredWeights, out_first: bool) ->
         array = param.fusion.separate(arrays[0])[source.part]
     else:
         array = arrays[0] if len(arrays) == 1 else param.fusion.fuse(arrays)
-    tp = topology().tp
-    array = np.ascontiguousarray(param.tp_layout.cut(array, tp.rank, tp.size) if tp.size > 1 else array)
-    param.set_value(_to_dtype(array, codes.pop() if len(codes) == 1 else "F32", param.dtype))
+    return array, codes.pop() if len(codes) == 1 else "F32"
 
 
-def _to_dtype(array: np.ndarray, code: str, dtype: Any) -> Any:
-    """What `set_value` takes: the stored bits where the dtype is the parameter's, else converted through float32."""
-    if getattr(paddle, DTYPE_CODES[code]) == dtype:
-        return array
-    wide = bf16_to_float32(array) if code == "BF16" else array.astype(np.float32)
-    return paddle.to_tensor(wide).astype(dtype)
-
-
-def _check(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights) -> None:
+def _check(model: Any, plan: Dict[str, Optional[Source]], stored: StoredWeights) -> None:
     """Refuse what does not fit, on all ranks that share the model: what fits is known when all have looked."""
     missing = [f"{name} (Hugging Face name: {hf_name(model, name)})" for name, source in plan.items() if source is None]
     used = names_everywhere(name for source in plan.values() if source for name in source.names)
@@ -217,7 +224,7 @@ def _check(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights
         )
 
 
-def _misshapen(model: Any, plan: Dict[str, Optional[_Source]], stored: StoredWeights) -> Iterator[str]:
+def _misshapen(model: Any, plan: Dict[str, Optional[Source]], stored: StoredWeights) -> Iterator[str]:
     for name, source in plan.items():
         for stored_name, expected in zip(source.names, source.shapes) if source else ():
             found = stored.shape(stored_name)
@@ -251,8 +258,8 @@ def _is_tied_head(model: Any, name: str) -> bool:
     return bool(model.config.tie_word_embeddings) and name.endswith(("lm_head.weight", "lm_head.decoder_weight"))
 
 
-def _refuse_pickles(folder: Path) -> None:
-    if any(folder.glob("model*.safetensors*")):
+def _refuse_pickles(folder: Path, stem: str) -> None:
+    if any(folder.glob(f"{stem}*.safetensors*")):
         return
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Tuple, Union
 
 import numpy as np
 
-from paddlenlp.parallel.assemble import Assembly, Whole
+from paddlenlp.parallel.assemble import Assembly
+from paddlenlp.parallel.catalogue import Whole
 from paddlenlp.parallel.holdings import stage_order, weight_parts
 from paddlenlp.transformers.conversion_utils import hf_name
 from paddlenlp.transformers.hub import WEIGHTS, WEIGHTS_INDEX
+from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import atomic_write_json
 from paddlenlp.utils.tensor_writer import LazyTensor, tensor_bytes, write_shards, write_tensor_file
@@ -30,7 +32,8 @@ def save_model(model: Any, folder: Path, max_shard_size: Union[int, str] = "10GB
         try:
             _write_folder(model, weights, folder, most, save_to_hf)
         except OSError as error:
-            raise UsageError(f"{folder}: cannot write the model: {error}.") from error
+            needed = sum(map(tensor_bytes, weights.tensors["model"].values()))
+            raise write_failed(folder, error, needed, "the model") from error
 
     weights.write(write)
 
@@ -43,10 +46,13 @@ def _write_folder(model: Any, weights: Assembly, folder: Path, most: int, save_t
         write_shards(folder, "model", weights.tensors["model"], max_shard_bytes=most)
         (folder / WEIGHTS).unlink(missing_ok=True)
         return
-    _write_hf(folder, dict(hf_tensors(model, weights)), most)
+    made = weights.tensors["model"]
+    write_hf(
+        folder, dict(hf_tensors(model, ((whole, made[whole.name].make) for whole in weights.wholes("model")))), most
+    )
 
 
-def _write_hf(folder: Path, tensors: Dict[str, LazyTensor], most: int) -> None:
+def write_hf(folder: Path, tensors: Dict[str, LazyTensor], most: int) -> None:
     """One `model.safetensors` where it fits, as transformers writes it, else shards with an index."""
     metadata = {"format": "pt"}
     if sum(map(tensor_bytes, tensors.values())) > most:
@@ -58,11 +64,14 @@ def _write_hf(folder: Path, tensors: Dict[str, LazyTensor], most: int) -> None:
         stale.unlink(missing_ok=True)
 
 
-def hf_tensors(model: Any, weights: Assembly) -> Iterator[Tuple[str, LazyTensor]]:
+def hf_tensors(model: Any, wholes: Iterable[Tuple[Whole, Callable[[], Any]]]) -> Iterator[Tuple[str, LazyTensor]]:
     """Every parameter under its Hugging Face name, matrices [out, in]; made when written. Fused ones are stored as
-    their parts, but for those in `model.hf_fused`."""
-    for whole in weights.wholes("model"):
-        make = weights.tensors["model"][whole.name].make
+    their parts, but for those in `model.hf_fused`.
+
+    Args:
+        wholes: the parameters of `model`, each with what makes it: a Paddle tensor or array in the model's shape.
+    """
+    for whole, make in wholes:
         fusion = None if whole.fusion is None or whole.fusion.name in model.hf_fused else whole.fusion
         parts = None if fusion is None else fusion.part_names(whole.name)
         if fusion is None or parts is None:

@@ -5,7 +5,6 @@ Only safetensors, JSON and tokenizer files are fetched; pickled weights never ar
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, List, NoReturn, Optional, Sequence, Union
 from tqdm import tqdm
 
 from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.files import parse_json
 
 TOKENIZER_FILES = ("*.model", "*.tiktoken", "vocab.txt", "merges.txt", "vocab.bpe", "*.jinja")
 SMALL_FILES = ("*.json", *TOKENIZER_FILES)
@@ -94,7 +94,7 @@ def _shards(folder: Path) -> List[str]:
     if not index.is_file():
         return [WEIGHTS]
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index}: not an index of tensor files ({error!r})") from None
     strange = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]

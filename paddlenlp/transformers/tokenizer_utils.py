@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
 from paddlenlp.utils.errors import UsageError
-from paddlenlp.utils.files import atomic_path, atomic_write_json
+from paddlenlp.utils.files import atomic_path, atomic_write_json, parse_json
 from paddlenlp.utils.log import logger
 
 from .tokenizer_backends import OTHER_NAMES, VOCABULARY_FILES, AddedToken, OpenVocabulary
@@ -108,7 +108,7 @@ class PretrainedTokenizer:
 
     def _json(self, files: Mapping[str, bytes], name: str) -> Dict[str, Any]:
         try:
-            value = json.loads(files.get(name, b"{}"))
+            value = parse_json(files.get(name, b"{}"))
         except ValueError as error:
             raise UsageError(f"{Path(self.name_or_path, name)}: not JSON: {error}") from None
         if not isinstance(value, dict):
@@ -166,7 +166,13 @@ class PretrainedTokenizer:
         wrong = sorted(set(overrides) - {*ROLES, *OPTIONS})
         if wrong:
             raise TypeError(f"unknown tokenizer options {wrong}; known are {sorted([*ROLES, *OPTIONS])}")
-        return cls(read_folder(name_or_dir), str(name_or_dir), **overrides)
+        files = read_folder(name_or_dir)
+        try:
+            return cls(files, str(name_or_dir), **overrides)
+        except UsageError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{name_or_dir}: the tokenizer's files hold a value of the wrong kind: {error}") from error
 
     # --- sizes and roles
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from typing import Any
 
 COLORS = {"DEBUG": 35, "INFO": 32, "WARNING": 33, "ERROR": 31, "CRITICAL": 31}
 
@@ -42,3 +44,29 @@ def _make() -> logging.Logger:
 
 
 logger = _make()
+
+
+class _Forgiving:
+    """A text stream that loses what it cannot write."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def forgive_output() -> None:
+    """From here on nothing fails because standard output or error, redirected to a full disk perhaps, takes no more."""
+    sys.stdout, sys.stderr = _Forgiving(sys.stdout), _Forgiving(sys.stderr)  # type: ignore[assignment]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections import namedtuple
@@ -13,6 +14,7 @@ import pytest
 
 from paddlenlp.checkpoint import folder as folders
 from paddlenlp.checkpoint import writing
+from paddlenlp.checkpoint.claim import LOCK, claim
 from paddlenlp.checkpoint.folder import (
     Checkpoint,
     checkpoint_folders,
@@ -20,12 +22,16 @@ from paddlenlp.checkpoint.folder import (
     latest_checkpoint,
     remove_checkpoint,
     rotate,
+    set_aside,
+    settle,
 )
 from paddlenlp.checkpoint.manifest import verify
 from paddlenlp.checkpoint.space import check_free_space, checkpoint_bytes
 from paddlenlp.checkpoint.writing import save_checkpoint
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
+
+HOST = socket.gethostname()
 
 
 def groups(value=0.0):
@@ -41,7 +47,7 @@ def save(folder, step, value=0.0, **options):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +195,12 @@ def test_saving_again_replaces(tmp_path):
     assert names(tmp_path) == ["checkpoint-5"]
 
 
+def test_a_damaged_one_is_not_replaced_but_set_aside(tmp_path):
+    (save(tmp_path, 5) / "manifest.json").unlink()
+    assert verify(save(tmp_path, 5)) == []
+    assert names(tmp_path) == ["checkpoint-5", "checkpoint-5.rejected"]
+
+
 class Stop(Exception):
     """Stands for the end of the process at some call."""
 
@@ -218,7 +230,9 @@ def test_killed_at_any_file_operation_there_is_always_a_whole_checkpoint(
             patched.setattr(os, name, counted(getattr(os, name)))
         patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
         for module in (folders, writing):
-            patched.setattr(module, "hidden", lambda final, word: final.with_name(f".{final.name}.{word}-{dead_pid}"))
+            patched.setattr(
+                module, "hidden", lambda final, word: final.with_name(f".{final.name}.{word}-{HOST}-{dead_pid}")
+            )
         try:
             save(tmp_path, 2, value=3.0)
             finished = True
@@ -263,7 +277,7 @@ def test_everything_is_synced_before_the_manifest_and_that_before_the_final_rena
             assert ("sync", name) in events[:manifest]
     assert events[manifest - 1][0] == "sync" and events[manifest - 1][1].startswith(".manifest.json.")
     assert events[-2:] == [("rename", "checkpoint-6"), ("sync", tmp_path.name)]
-    assert ("sync", f".checkpoint-6.partial-{os.getpid()}") in events[manifest:-2]
+    assert ("sync", f".checkpoint-6.partial-{HOST}-{os.getpid()}") in events[manifest:-2]
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
@@ -273,7 +287,9 @@ def test_failed_write_is_one_error_and_leaves_earlier_checkpoints(tmp_path, monk
     def fail(folder):
         raise OSError(error, os.strerror(error), str(folder / "x"))
 
-    with pytest.raises(UsageError, match=r"checkpoint-2: cannot write.*needs [\d,]+ bytes, [\d,]+ are free") as caught:
+    with pytest.raises(
+        UsageError, match=r"checkpoint-2: cannot write.*needs [\d,]+ bytes, [\d,]+ bytes are free"
+    ) as caught:
         save(tmp_path, 2, value=3.0, write_extra=fail)
     assert os.strerror(error) in str(caught.value)
     assert names(tmp_path) == ["checkpoint-2"]
@@ -325,15 +341,103 @@ def test_unwritable_output_dir(tmp_path):
         save(tmp_path / "file" / "out", 1)
 
 
-def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path, dead_pid):
-    for name in (
-        f".checkpoint-1.partial-{dead_pid}",
-        f".checkpoint-2.removed-{dead_pid}",
-        f".checkpoint-3.partial-{os.getppid()}",
-    ):
-        (tmp_path / name).mkdir()
+HOLDER = """
+import sys
+from paddlenlp.checkpoint.claim import claim
+print(claim(sys.argv[1]), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other_run(tmp_path):
+    """A process that writes checkpoints into the same folder; a function to kill it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "True\n"
+    process.end = lambda: (process.kill(), process.wait())
+    yield process
+    process.end()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_leftovers_of_dead_processes_go(tmp_path, dead_pid):
+    for word in ("partial", "removed"):
+        (tmp_path / f".checkpoint-1.{word}-{HOST}-{dead_pid}").mkdir()
     save(tmp_path, 4)
-    assert names(tmp_path) == [f".checkpoint-3.partial-{os.getppid()}", "checkpoint-4"]
+    assert names(tmp_path) == ["checkpoint-4"]
+
+
+def test_leftovers_of_other_hosts_go_when_no_other_run_lives(tmp_path, other_run, dead_pid, messages):
+    """Of a process elsewhere, or one whose number now is another's, only the lock tells whether it lives."""
+    left = [f".checkpoint-1.partial-far-away.example.org-{dead_pid}", f".checkpoint-3.partial-{HOST}-{os.getppid()}"]
+    for name in left:
+        (tmp_path / name).mkdir()
+    (tmp_path / f".checkpoint-2.partial-{HOST}-{dead_pid}").mkdir()
+    save(tmp_path, 4)
+    assert names(tmp_path) == [*left, "checkpoint-4"]
+    assert len(messages) == 1 and f"process {other_run.pid} on {HOST}" in messages[0]
+    other_run.end()
+    save(tmp_path, 5)
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-5"]
+    assert len(messages) == 1
+
+
+def test_age_of_leftovers_does_not_matter(tmp_path, other_run, dead_pid):
+    for age in (0, 2**33):
+        left = tmp_path / f".checkpoint-1.partial-elsewhere-{dead_pid}"
+        left.mkdir(exist_ok=True)
+        os.utime(left, (age, age))
+        settle(tmp_path)
+        assert left.exists()
+    other_run.end()
+    settle(tmp_path)
+    assert not left.exists()
+
+
+def test_a_replacement_cut_off_on_another_host_is_undone(tmp_path, dead_pid):
+    os.rename(save(tmp_path, 2, value=2.0), tmp_path / f".checkpoint-2.replaced-elsewhere-{dead_pid}")
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_one_folder_at_a_time_is_claimed(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert claim(tmp_path / "a") and claim(tmp_path / "a")
+    before = len(os.listdir("/proc/self/fd"))
+    assert claim(tmp_path / "b")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not claim(tmp_path / "absent")
+
+
+def test_damaged_one_is_set_aside_under_a_name_of_its_own(tmp_path, messages):
+    for expected in ("checkpoint-2.rejected", "checkpoint-2.rejected-2", "checkpoint-2.rejected-3"):
+        folder = save(tmp_path, 2)
+        (folder / "optimizer-00001-of-00001.safetensors").write_bytes(b"")
+        assert set_aside(folder, verify(folder)) == tmp_path / expected
+        assert "optimizer-00001-of-00001.safetensors has 0 bytes" in messages[-1] and expected in messages[-1]
+    for step in (2, 3):
+        save(tmp_path, step)
+    assert rotate(tmp_path, 1) == [tmp_path / "checkpoint-2"]
+    assert names(tmp_path) == [f"checkpoint-2.rejected{number}" for number in ("", "-2", "-3")] + ["checkpoint-3"]
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
+def test_on_a_disk_that_cannot_be_written_to_nothing_is_raised(tmp_path, monkeypatch, messages):
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def fail(source, target):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "rename", fail)
+    assert set_aside(tmp_path / "checkpoint-2", ["bad"]) is None
+    rotate(tmp_path, 1)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    assert "bad" in messages[0] and all("Read-only file system" in message for message in messages)
+    assert len(messages) == 2
 
 
 def test_rotation_removes_the_oldest_by_step(tmp_path):
@@ -374,5 +478,5 @@ def test_removal_is_never_half_done_under_the_old_name(tmp_path, monkeypatch):
     folder = save(tmp_path, 2)
     monkeypatch.setattr(shutil, "rmtree", lambda path, **options: None)
     remove_checkpoint(str(folder))
-    assert names(tmp_path) == [f".checkpoint-2.removed-{os.getpid()}"]
+    assert names(tmp_path) == [f".checkpoint-2.removed-{HOST}-{os.getpid()}"]
     assert checkpoint_folders(str(tmp_path)) == []

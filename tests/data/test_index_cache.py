@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
+import socket
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -109,8 +114,36 @@ def test_a_bad_set_is_passed_over_for_a_good_one(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_names_data_cache(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot be written to \S*file/x: .*Set --data_cache to a folder"):
+    with pytest.raises(
+        UsageError, match=r"file/x: cannot write the index.*needs [\d,]+ bytes.*set --data_cache to a folder"
+    ):
         cache(tmp_path / "file" / "x").load_or_build(Build())
+
+
+def test_what_a_killed_builder_has_left_is_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = tmp_path / f".{cache(tmp_path).hash}_a.npy.by-{socket.gethostname()}-{process.pid}.partial"
+    left.write_text("half")
+    cache(tmp_path).load_or_build(Build())
+    assert not left.exists()
+
+
+def test_a_disk_that_fills_up_within_an_array_is_noticed(tmp_path, monkeypatch):
+    """NumPy's own way of writing to files would lose the end of a small array without a word."""
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() >= 128:  # behind the header
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    def opened(path, mode="r", **options):
+        return Full(path, mode) if "w" in mode else open(path, mode, **options)
+
+    monkeypatch.setattr(module, "open", opened, raising=False)
+    with pytest.raises(UsageError, match="No space left on device.*bytes are free"):
+        cache(tmp_path).load_or_build(Build())
 
 
 def test_an_interrupted_write_leaves_nothing_that_is_used(tmp_path, monkeypatch):

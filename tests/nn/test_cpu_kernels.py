@@ -178,6 +178,18 @@ def test_losses_of_improbable_labels_are_exact(gap):
     np.testing.assert_allclose(loss.cross_entropy(paddle.matmul(x, weight), labels).numpy(), [gap, np.log(2)], 1e-6)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_loss_of_what_is_not_finite_is_not_finite(number):
+    """Paddle's own softmax on a CPU makes log(vocabulary) of it."""
+    for place in range(2):
+        inputs, labels = head()
+        x, weight = (tensor.detach().clone() for tensor in inputs)
+        (x, weight)[place][1, 2] = number
+        assert not np.isfinite(float(loss.head_loss(x, weight, labels)))
+        losses = loss.cross_entropy(paddle.matmul(x, weight), labels).numpy()
+        assert not np.isfinite(losses[1]) and (place == 1 or np.isfinite(losses[[0, 2, 3]]).all())
+
+
 def test_cross_entropy():
     logits, labels = leaf(6, 9), paddle.to_tensor([3, -100, 0, 8, -100, 1])
     fast, slow = (lambda x, f=f: f(x, labels) for f in (loss.cross_entropy, plain.cross_entropy))

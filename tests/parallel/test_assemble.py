@@ -22,6 +22,7 @@ def test_values_of_all_ranks_and_of_the_first(ranks):
         assert [len(value["long"]) for value in found["objects"]["everyones"]] == [0, 1000]
         assert found["objects"]["at_first"] == (None if rank else [["é", 0], ["é", 1]])
         assert found["objects"]["from_first"] == {"from": 0}
+        assert found["objects"]["for_each"] == ["é", {"long": "x" * 1000}][rank]
 
 
 def test_the_first_rank_does_it_and_all_hear_the_outcome(ranks):

@@ -16,7 +16,9 @@ import paddle.distributed as real
 import pytest
 
 from paddlenlp.parallel import paddle_group
+from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.parallel.paddle_group import PaddleGroup
+from paddlenlp.parallel.transport import TIMEOUT
 
 RANKS = (2, 5, 7)
 
@@ -96,7 +98,7 @@ def test_every_group_is_made_and_the_environment_once(fake: Distributed) -> None
     PaddleGroup("others", (0, 1), -1)
     assert fake.started == 1
     assert [given["ranks"] for _, given in fake.calls] == [[2, 5, 7], [0, 1]]
-    assert all(given["seconds"] == paddle_group.TIMEOUT for _, given in fake.calls)
+    assert all(given["seconds"] == TIMEOUT for _, given in fake.calls)
     assert "ranks" in inspect.signature(real.new_group).parameters
     assert "timeout" in inspect.signature(real.new_group).parameters
 
@@ -147,3 +149,16 @@ def test_ranks_are_global_where_paddle_wants_them_so(fake: Distributed, group: P
     group.barrier()
     names = [(name, given.get("src", given.get("dst"))) for name, given in fake.calls]
     assert names == [("broadcast", 7), ("send", 2), ("recv", 7), ("barrier", None)]
+
+
+def test_the_watchdog_counts_what_all_ranks_take_part_in(fake: Distributed, group: PaddleGroup) -> None:
+    """Devices wait, and not the program: how many operations a rank has begun shows who is behind."""
+    other, pair = PaddleGroup("others", (0, 1), -1), PaddleGroup("links", (2, 5), 1)
+    group.all_reduce(paddle.ones([2])).wait()
+    group.barrier()
+    group.send(paddle.ones([2]), 0).wait()
+    pair.send(paddle.ones([2]), 0).wait()
+    pair.receive([2], "float32", 0).wait()
+    found = beat.turns()
+    assert found[group.key] == 2 and found[pair.key] == 2 and other.key not in found
+    assert group.key != PaddleGroup("dp", RANKS, 1).key

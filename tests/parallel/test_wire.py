@@ -17,8 +17,8 @@ DIM = HIDDEN // HEADS
 ROW = LENGTH * HIDDEN * BYTES
 """Hidden states of a micro batch of one sequence."""
 
-# Two scalars: the loss, and the squares of the gradient norm, both in float64.
-ALWAYS = {"world all_reduce": (2, 16)}
+# The loss; the squares of the gradient norm with the number of ranks that refuse the update: three float64.
+ALWAYS = {"world all_reduce": (2, 24)}
 Wire = Dict[str, Tuple[int, int]]
 
 

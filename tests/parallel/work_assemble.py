@@ -31,9 +31,10 @@ def _outcome(action: Callable[[], Any]) -> Any:
 
 
 def _objects() -> Dict[str, Any]:
-    from paddlenlp.parallel.objects import at_first, everyones, from_first
+    from paddlenlp.parallel.objects import at_first, everyones, for_each, from_first
 
     return {
+        "for_each": for_each(["é", {"long": "x" * 1000}] if RANK == 0 else None),
         "everyones": everyones({"rank": RANK, "long": "x" * 1000 * RANK}),
         "at_first": at_first(["é", RANK]),
         "from_first": from_first(RANK if RANK else {"from": 0}),

@@ -255,7 +255,10 @@ def _best(run: Run, one: Path) -> None:
 
     _load(run, one / "checkpoint-3")
     args = SimpleNamespace(
-        output_dir=one, effective_load_best_model_at_end=True, effective_metric_for_best_model="loss"
+        output_dir=one,
+        effective_load_best_model_at_end=True,
+        effective_metric_for_best_model="loss",
+        save_failure_policy="stop",
     )
     keeper = CheckpointKeeper(run.model, None, args, [])
     assert keeper.load_best(TrainerState(best_model_checkpoint="moved/checkpoint-2", best_metric=1.0))

@@ -32,6 +32,7 @@ class TinyRun:
     def __init__(self, folder) -> None:
         self.folder = folder
         self.dropout = 0.1
+        self.tokens = Tokens
 
     def args(self, **changes):
         from paddlenlp.trainer import PreTrainingArguments

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import sys
 import threading
@@ -201,13 +203,52 @@ def test_folders_that_cannot_be_written_do_not_stop_training(tiny, tmp_path, log
     paths = dict(logging_dir=str(blocker / "vdl"), metrics_output_path=str(blocker / "metrics"))
     assert tiny.trainer(report_to=["visualdl"], save_strategy="no", **paths).train().global_step == 4
     text = "\n".join(log_lines())
-    assert "Logging to visualdl failed" in text and "Logging to metrics_output_path failed" in text
+    assert "Logging to visualdl failed" in text and "metrics_output_path can't be written" in text
 
 
 def test_a_metrics_file_that_cannot_be_written_does_not_stop_training(tiny, log_lines):
     (tiny.folder / "metrics.jsonl").mkdir(parents=True)
     assert tiny.trainer(save_strategy="no").train().global_step == 4
-    assert any("Logging to metrics.jsonl failed" in line for line in log_lines())
+    assert sum("metrics.jsonl can't be written" in line for line in log_lines()) == 1
+
+
+def test_records_that_a_full_disk_refuses_are_written_when_it_has_room(tiny, log_lines, monkeypatch):
+    """The file can be opened at steps 1 and 4, takes seven bytes at step 2 and nothing at step 3."""
+    room = {2: 7, 3: 0}
+
+    class Full(io.FileIO):
+        def write(self, data):
+            left = room.get(trainer.state.global_step)
+            if left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if left is None:
+                return super().write(data)
+            room[trainer.state.global_step] -= left
+            return super().write(data[:left])
+
+    monkeypatch.setattr(loggers, "open", lambda path, mode, buffering: Full(path, mode), raising=False)
+    trainer = tiny.trainer(save_strategy="no")
+    trainer.train()
+    assert lines_of(tiny.folder / "metrics.jsonl") == trainer.state.log_history
+    said = [line for line in log_lines() if "metrics.jsonl" in line]
+    assert len(said) == 2 and "can't be written" in said[0] and "has all records" in said[1]
+
+
+def test_a_history_that_cannot_be_cut_now_is_cut_later(tmp_path, monkeypatch):
+    path, cut = tmp_path / "metrics.jsonl", loggers.cut_history
+    path.write_text('{"global_step": 1}\n{"global_step": 2}\n')
+    lines = loggers.JsonLines(path)
+
+    def fail(path, step):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(loggers, "cut_history", fail)
+    for action in (lambda: lines.cut(1), lambda: lines.write({"loss": 5.0}, 2), lambda: lines.cut(1)):
+        with pytest.raises(OSError):
+            action()
+    monkeypatch.setattr(loggers, "cut_history", cut)
+    lines.write({"loss": 7.0}, 2)
+    assert lines_of(path) == [{"global_step": 1}, {"loss": 7.0, "global_step": 2}]
 
 
 def test_records_outside_of_training_are_written_at_once(tiny):

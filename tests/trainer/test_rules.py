@@ -56,6 +56,8 @@ BROKEN = [
     ({"skip_data_intervals": [[0, 3]]}, "must hold pairs [first, last]"),
     ({"skip_data_intervals": [[3, 2]]}, "must hold pairs [first, last]"),
     ({"skip_data_intervals": [[1, 2, 3]]}, "must hold pairs [first, last]"),
+    ({"bad_step_policy": "rollback", "save_strategy": "no"}, "needs whole checkpoints to go back to"),
+    ({"bad_step_policy": "rollback", "ignore_save_lr_and_optim": True}, "needs whole checkpoints to go back to"),
     ({"no_recompute_layers": [-1]}, "layer numbers from 0 up"),
     ({"load_best_model_at_end": True}, "load_best_model_at_end needs an evaluation at every checkpoint"),
     (
@@ -74,7 +76,10 @@ BROKEN = [
     ({"to_static": True}, "to_static true is not available: training runs in dynamic mode only"),
     ({"optim": "adafactor"}, 'optim "adafactor" is not available: AdamW is the one optimizer'),
     ({"amp_custom_black_list": ["softmax"]}, "leave it out or write null"),
-    ({"unified_checkpoint_config": "async_save"}, '"async_save" is not available: background saving'),
+    (
+        {"unified_checkpoint_config": "ignore_merge_optimizer enable_all_options"},
+        '"ignore_merge_optimizer" does not go with "skip_save_model_weight"',
+    ),
     ({"pipeline_parallel_config": "use_dualpipev"}, "the schedules are 1F1B and interleaved 1F1B; leave it out"),
     ({"sharding_parallel_config": "split_parm"}, 'unknown word "split_parm"; did you mean "split_param"?'),
 ]

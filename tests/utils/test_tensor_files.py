@@ -1,6 +1,7 @@
 """Safetensors files: the library's bytes, exact values, shards, partial reads, clear errors."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import safetensors.numpy
 import safetensors.paddle
 
+from paddlenlp.utils import tensor_files
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import sha256_file
+from paddlenlp.utils.reading import bytes_read
+from paddlenlp.utils.retries import retries
 from paddlenlp.utils.tensor_files import LazyTensor, TensorFiles, write_shards, write_tensor_file
 
 BITS = np.array([0x3F80, 0xC000, 0x7F80, 0x0001, 0x8000, 0x4049], np.uint16)  # 1, -2, inf, denormal, -0, 3.140625
@@ -78,7 +82,7 @@ def test_reads_files_of_the_library(tmp_path):
     files = TensorFiles(tmp_path)
     assert files.metadata == {"format": "pt"}
     np.testing.assert_array_equal(files.read("x"), array)
-    np.testing.assert_array_equal(files.slice("x", slice(None), slice(1, 3)), array[:, 1:3])
+    np.testing.assert_array_equal(files.part("x", [[(0, 2)], [(1, 3)]]), array[:, 1:3].reshape(-1))
 
 
 @pytest.mark.parametrize("shift", range(1, 8))
@@ -106,12 +110,36 @@ def test_loading_copies_so_that_training_does_not_write_to_the_file(tmp_path):
     assert files.read("x").tolist() == [1.0] * 64
 
 
-def test_a_slice_owns_its_data(tmp_path):
-    write_tensor_file(tmp_path / "model.safetensors", {"x": np.ones([4, 2], np.float32)})
-    part = TensorFiles(tmp_path).slice("x", slice(1, 3))
+def test_a_part_reads_its_own_bytes_only(tmp_path):
+    array = np.arange(60, dtype=np.float32).reshape(5, 12)
+    write_tensor_file(tmp_path / "model.safetensors", {"x": array})
+    files, before = TensorFiles(tmp_path), bytes_read.total
+    part = files.part("x", [[(0, 5)], [(9, 12), (0, 2)]], start=3, stop=17)
+    assert part.tolist() == array[:, [9, 10, 11, 0, 1]].reshape(-1)[3:17].tolist()
+    assert bytes_read.total - before == 14 * 4
     part += 1
-    assert part.shape == (2, 2)
-    assert TensorFiles(tmp_path).read("x").max() == 1
+    assert files.raw("x").tolist() == array.tolist()
+
+
+def test_an_excerpt_comes_in_blocks_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_files, "BLOCK", 64)
+    array = np.arange(60, dtype=np.float32).reshape(10, 6)
+    write_tensor_file(tmp_path / "model.safetensors", {"x": array})
+    excerpt = TensorFiles(tmp_path).excerpt("x", [[(1, 10)], [(0, 4)]])
+    flat, rows = list(excerpt.blocks()), list(excerpt.rows())
+    assert [start for start, _ in flat] == [0, 16, 32]
+    assert np.concatenate([block for _, block in flat]).tolist() == array[1:, :4].reshape(-1).tolist()
+    assert [first for first, _ in rows] == [0, 4, 8]
+    assert np.concatenate([block for _, block in rows]).tolist() == array[1:, :4].tolist()
+
+
+def test_a_file_cut_off_while_it_is_read_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(retries, "limit", 0)
+    write_tensor_file(tmp_path / "model.safetensors", {"x": np.ones([64], np.float32)})
+    files = TensorFiles(tmp_path)
+    os.truncate(tmp_path / "model.safetensors", 200)
+    with pytest.raises(UsageError, match=r"model\.safetensors: cannot be read: the file ends at byte 200"):
+        files.raw("x")
 
 
 def test_shards_and_index_as_the_reference_lays_them_out(tmp_path):

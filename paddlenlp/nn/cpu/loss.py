@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import paddle
 from paddle import Tensor
@@ -31,6 +31,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, group: Group = plain.SOLO) -> 
     loss = F.cross_entropy(
         logits.astype("float32"), labels.unsqueeze(-1), ignore_index=plain.IGNORED, reduction="none"
     ).squeeze(-1)
+    loss = loss + _zero(logits.astype("float32"), -1)
     clipped = loss.detach() > -paddle.log(paddle.full([], SMALLEST))
     return paddle.where(clipped, plain.cross_entropy(logits, labels), loss) if bool(clipped.any()) else loss
 
@@ -49,7 +50,14 @@ def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False
         return (x.sum() + weight[:1].sum()) * 0.0
     wanted = paddle.is_grad_enabled()
     wanted_x, wanted_weight = wanted and not x.stop_gradient, wanted and not weight.stop_gradient
-    return _HeadLoss.apply(x, weight, labels, transpose, group, wanted_x, wanted_weight)
+    total = _HeadLoss.apply(x, weight, labels, transpose, group, wanted_x, wanted_weight)
+    return total if group.size > 1 else total + _zero(x) + _zero(weight)
+
+
+def _zero(x: Tensor, axis: Optional[int] = None) -> Tensor:
+    """Sum of x, times 0, without gradient: not a number where an element is not finite. Paddle's softmax on a CPU takes
+    what is not a number for a small one, and would make a loss of it like any other."""
+    return x.detach().sum(axis) * 0.0
 
 
 class _HeadLoss(PyLayer):

@@ -41,9 +41,16 @@ class AutoConfig:
 
     @classmethod
     def from_dict(cls, values: Dict[str, Any], **overrides: Any) -> PretrainedConfig:
-        """The configuration for the values of a config.json."""
-        flat = flatten_legacy(values)
-        return _config_class(flat).from_dict(flat, **overrides)
+        """The configuration for the values of a config.json.
+
+        Raises:
+            UsageError: its family is not known, or a value is of the wrong kind.
+        """
+        try:
+            flat = flatten_legacy(values)
+            return _config_class(flat).from_dict(flat, **overrides)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UsageError(f"the configuration holds a value of the wrong kind: {error}") from error
 
     @classmethod
     def register(cls, model_type: str, config_class: Type[PretrainedConfig], exist_ok: bool = False) -> None:

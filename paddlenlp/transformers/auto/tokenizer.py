@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Type, Union
+
+from paddlenlp.utils.files import parse_json
 
 from ..tokenizer_utils import PretrainedTokenizer, read_folder
 
@@ -27,7 +28,7 @@ class AutoTokenizer:
         if not _CLASSES:
             return PretrainedTokenizer.from_pretrained(name_or_dir, **overrides)
         try:
-            named = json.loads(read_folder(name_or_dir).get("tokenizer_config.json", b"{}")).get("tokenizer_class")
+            named = parse_json(read_folder(name_or_dir).get("tokenizer_config.json", b"{}")).get("tokenizer_class")
         except (ValueError, AttributeError):
             named = None  # the class itself reports the damaged file
         return _CLASSES.get(named, PretrainedTokenizer).from_pretrained(name_or_dir, **overrides)
