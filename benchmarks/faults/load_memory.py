@@ -4,13 +4,13 @@
 
 One process writes a checkpoint of about so many bytes (weights, moments, powers). Then jobs in other layouts build
 their model and optimizer and read it. For each rank: the greatest resident memory while it reads, less that before; the
-same of building the model; bytes read, and bytes of what the rank holds. Prints one JSON object.
+same of building the model; bytes read, and bytes of what the rank holds. Prints one JSON object; exit code 1
+if a rank takes more than 1.2 x the largest tensor + 256 MB, or reads other bytes than it holds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Dict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parallel")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parallel"), str(Path(__file__).resolve().parent)]
 
 from layouts import LAYOUTS  # noqa: E402
 from ranks import run_ranks  # noqa: E402
+from results import write  # noqa: E402
 
 HIDDEN, VOCABULARY, LAYER = 1024, 64000, 12_850_000
 TARGET = "benchmarks/faults/load_memory.py"
@@ -96,7 +97,7 @@ def read(payload: Dict[str, Any]) -> Dict[str, Any]:
     return found
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=2000, help="size of the state")
     shape = config(parser.parse_args().megabytes)
@@ -111,8 +112,19 @@ def main() -> None:
             arguments = LAYOUTS[name].arguments if name in LAYOUTS else {}
             world = LAYOUTS[name].world if name in LAYOUTS else 1
             result[name] = run_ranks(world, f"{TARGET}:read", {**payload, "arguments": arguments})
-    print(json.dumps(result, indent=1))
+    ranks = [one for found in result.values() if isinstance(found, list) for one in found]
+    worst, exact = max(one["extra_mb"] for one in ranks), all(one["read_mb"] == one["held_mb"] for one in ranks)
+    result["ranks"] = len(ranks)
+    en = (
+        f"at most {worst} MB beside the state (bound {result['bound_mb']} MB); {len(ranks)} of {len(ranks)} ranks read "
+    )
+    zh = f"除状态之外至多 {worst} MB（上限 {result['bound_mb']} MB）；{len(ranks)} 个进程"
+    en += "just the bytes they hold" if exact else "more than the bytes they hold"
+    zh += "都只读自己所持的字节" if exact else "读了比所持更多的字节"
+    passed = exact and worst <= result["bound_mb"]
+    write("load_memory", passed, result, en, zh)
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -46,7 +46,9 @@ PROMPT = 20.0
 """Seconds within which it ends, on a machine that does other things too."""
 
 SAID = {"export": r"stopped on {name} after writing the model to"}
-USUAL = r"stopped on {name} at step (\d+) of 12\. The same command goes on from"
+USUAL = (
+    r"stopped on {name} at step (0 of 12\. No checkpoint was saved yet|[1-9]\d* of 12\. The same command goes on from)"
+)
 
 
 def found_by(run: Run) -> Dict[str, Any]:
@@ -70,7 +72,8 @@ def trial(place: Place, phase: str, number: int, seed: int, before: float, expec
     program = [str(HERE / "signalled_run.py"), phase, str(path)]
     run = place.run(name, program if phase != "start-up" else ())
     if phase == "start-up":
-        time.sleep(delay.uniform(0.05, before))
+        until(lambda: place.ranks - 1 in run.processes().values(), "its processes do not start")
+        time.sleep(max(0.0, delay.uniform(0.05, before) - run.seconds))
     else:
         until(lambda: path.exists() or run.over(), f"it does not come to {phase}")
         time.sleep(delay.uniform(0.0, STAY * 0.8))

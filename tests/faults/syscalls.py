@@ -90,10 +90,12 @@ def unavailable() -> Optional[str]:
 class Faults:
     """The failures of one process; see the module."""
 
-    _FORMAT = struct.Struct("qqqqq200s2000s")
+    _ORDER = struct.Struct("qqqq200s")  # number of the order, at, error, lasting, pattern: written by the process
+    _STATE = struct.Struct("qqq2000s")  # number of the order, calls, failures, what failed: by the one that watches
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, self._FORMAT.size)
+        self._shared = mmap.mmap(-1, self._ORDER.size + self._STATE.size)
+        self._orders = 0
 
     @classmethod
     def begin(cls, folder: str, record: str) -> Faults:
@@ -119,24 +121,24 @@ class Faults:
         Args:
             pattern: count only calls whose line in the record ("write out/metrics.jsonl") begins with a match of it.
         """
-        self._put(0, at, error, lasting, 0, pattern.encode(), b"")
+        self._orders += 1
+        self._ORDER.pack_into(self._shared, 0, self._orders, at, error, lasting, pattern.encode())
 
     def disarm(self) -> int:
-        """Let everything through; the number of calls since `arm`."""
-        seen = self._get()[0]
-        self._put(seen, 0, 0, False, 0, b"", b"")
-        return seen
+        """Let everything through; the number of calls since `arm` (with a `pattern`: from the first it describes)."""
+        calls = self._state(self._orders)[0]
+        self.arm(0)
+        return calls
 
     @property
     def failed(self) -> List[str]:
         """The first calls that failed since `arm`, as in the record."""
-        return self._get()[6].rstrip(b"\0").decode().splitlines()
+        return self._state(self._orders)[2].decode().splitlines()
 
-    def _get(self) -> Tuple[int, int, int, int, int, bytes, bytes]:
-        return self._FORMAT.unpack_from(self._shared)  # type: ignore[return-value]
-
-    def _put(self, *values: object) -> None:
-        self._FORMAT.pack_into(self._shared, 0, *values)
+    def _state(self, order: int) -> Tuple[int, int, bytes]:
+        """Calls, failures and what failed, since an order was given."""
+        of_order, calls, failures, said = self._STATE.unpack_from(self._shared, self._ORDER.size)
+        return (calls, failures, said.rstrip(b"\0")) if of_order == order else (0, 0, b"")
 
     def _watch(self, there: socket.socket, root: str, record: str) -> int:
         """What the second process does: decide about each call until the first has ended."""
@@ -168,15 +170,16 @@ class Faults:
             return 0
         line = f"{call.name} {os.path.relpath(path, root)}"
         self._record.write(f"{line}\n")
-        seen, at, error, lasting, failures, pattern, said = self._get()
+        order, at, error, lasting, pattern = self._ORDER.unpack_from(self._shared)
+        calls, failures, said = self._state(order)
         if not failures and not re.match(pattern.rstrip(b"\0").decode(), line):
             return 0
-        seen += 1
-        refuses = at and seen >= at and (lasting or not failures) and not (call.frees and error in FULL)
+        calls += 1
+        refuses = at and calls >= at and (lasting or not failures) and not (call.frees and error in FULL)
         if refuses and failures < 10:
-            said = said.rstrip(b"\0") + f"{line}\n".encode()
-        self._put(seen, at, error, lasting, failures + bool(refuses), pattern, said)
-        return error if refuses else 0
+            said += f"{line}\n".encode()
+        self._STATE.pack_into(self._shared, self._ORDER.size, order, calls, failures + bool(refuses), said)
+        return int(error) if refuses else 0
 
 
 def _path(root: str, thread: int, call: Call, arguments: Tuple[int, ...]) -> Optional[str]:
