@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works without installation
 
 from paddlenlp.data import (
+    DocumentBounds,
     build_train_valid_test_datasets,
     check_data,
     check_data_split,
@@ -31,6 +32,7 @@ from paddlenlp.parallel.failure import run_as_rank
 from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.parallel.watchdog import watched
 from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments, reporting
+from paddlenlp.trainer.document_bounds import document_bounds
 from paddlenlp.trainer.model_fit import check_model_fits
 from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
@@ -68,6 +70,7 @@ def run(
     config = model_config(model_args, data_args, tokenizer, args.mesh.tp)
     check_model_fits(config, args)
     data_files = find_data(data_args, args, tokenizer, config.vocab_size)
+    bounds = document_bounds(data_args, config, tokenizer, data_files[1::2] or data_files)
     record = write_record(parser, (model_args, data_args, args))
 
     tune_process(args, parser)
@@ -75,7 +78,7 @@ def run(
     model = build_model(model_args, args, config)
     datasets = build_datasets(data_args, args, data_files)
     log_samples(datasets, args, tokenizer)
-    trainer = build_trainer(model, args, datasets, tokenizer, record)
+    trainer = build_trainer(model, args, datasets, tokenizer, record, bounds)
     if args.train_enabled:
         train(trainer, args, data_args.max_seq_length)
     if args.predict_enabled:
@@ -219,9 +222,12 @@ def build_model(model_args: ModelArguments, args: PreTrainingArguments, config: 
 def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_files: List[Any]) -> Dict[str, Any]:
     """Training, validation and test samples, as many as the run reads; None for a split that is not used.
 
-    One process of each machine, or of all with share_folder, builds the index that the others wait for.
+    One process of all that see the same folder builds the index that the others wait for.
     """
+    from paddlenlp.data.pretraining_data import written_folders
+    from paddlenlp.data.shared_storage import builds_index
     from paddlenlp.parallel.agree import all_do
+    from paddlenlp.parallel.objects import everyones
 
     steps, ranks = args.effective_max_steps, args.dataset_world_size
     evaluations = steps // args.effective_eval_steps + 1
@@ -241,6 +247,8 @@ def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_fi
         data_args.skip_warmup,
         share_folder=data_args.share_folder,
         data_cache_path=data_args.data_cache,
+        spare_cache_path=str(Path(args.output_dir, "index-cache")),
+        is_builder=builds_index(written_folders(data_files, data_args.data_cache), data_args.share_folder, everyones),
     )
     return dict(zip(("train", "valid", "test"), all_do(build)))
 
@@ -254,7 +262,12 @@ def log_samples(datasets: Dict[str, Any], args: PreTrainingArguments, tokenizer:
 
 
 def build_trainer(
-    model: Any, args: PreTrainingArguments, datasets: Dict[str, Any], tokenizer: Any, record: Path
+    model: Any,
+    args: PreTrainingArguments,
+    datasets: Dict[str, Any],
+    tokenizer: Any,
+    record: Path,
+    bounds: Optional[DocumentBounds],
 ) -> Trainer:
     from paddlenlp.trainer import Trainer
 
@@ -263,7 +276,10 @@ def build_trainer(
         model,
         args,
         data_collator=partial(
-            collate_causal_lm, context_end=config.get("context_end_token_id"), vocab_size=config.vocab_size
+            collate_causal_lm,
+            context_end=config.get("context_end_token_id"),
+            vocab_size=config.vocab_size,
+            bounds=bounds,
         ),
         train_dataset=datasets["train"],
         eval_dataset=datasets["valid"],

@@ -66,7 +66,7 @@ def run(payload: Dict[str, Any]) -> Any:
     }
 
 
-def write(payload: Dict[str, Any]) -> Dict[str, Any]:
+def make_checkpoint(payload: Dict[str, Any]) -> Dict[str, Any]:
     from paddlenlp.trainer.keeper import CheckpointKeeper
     from paddlenlp.trainer.state import TrainerState
 
@@ -105,7 +105,7 @@ def main() -> int:
     result: Dict[str, Any] = {"largest_tensor_mb": largest // 10**6, "bound_mb": round((1.2 * largest + 256e6) / 1e6)}
     with tempfile.TemporaryDirectory() as folder:
         payload = {"config": shape, "folder": folder, "arguments": {}}
-        run_ranks(1, f"{TARGET}:write", payload)
+        run_ranks(1, f"{TARGET}:make_checkpoint", payload)
         files = (Path(folder) / "checkpoint-1").iterdir()
         result["checkpoint_mb"] = round(sum(os.path.getsize(path) for path in files) / 1e6)
         for name in ("one", "tp2", "sharding2 stage1", "sharding2 stage3"):

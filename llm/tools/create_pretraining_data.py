@@ -2,21 +2,30 @@
 
 python llm/tools/create_pretraining_data.py --tokenizer_name_or_path data/tiny/tokenizer \\
     --input_path llm/corpus --output_prefix data/tiny/dataset/corpus --append_eos
+
+A run that was killed leaves PREFIX.parts; the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from paddlenlp.data.preprocess import DocumentEncoder, PreprocessResult, make_dataset_from_text  # noqa: E402
-from paddlenlp.data.preprocess_text import TextOptions  # noqa: E402
+from paddlenlp.data.preprocess import (  # noqa: E402
+    DocumentEncoder,
+    PreprocessResult,
+    RunOptions,
+    make_dataset_from_text,
+)
+from paddlenlp.data.preprocess_text import UNICODE_FORMS, WORD_CUTTERS, TextOptions  # noqa: E402
 from paddlenlp.data.progress import DocumentProgress  # noqa: E402
 from paddlenlp.data.text_sources import find_text_files  # noqa: E402
 from paddlenlp.transformers.auto.tokenizer import AutoTokenizer  # noqa: E402
@@ -32,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _tokenizer_options(made.add_argument_group("tokenizer"))
     _text_options(made.add_argument_group("text"))
+    _cleaning_options(made.add_argument_group("cleaning"))
     _chinese_options(made.add_argument_group("Chinese words"))
     _output_options(made.add_argument_group("output"))
     _run_options(made.add_argument_group("run"))
@@ -49,20 +59,43 @@ def _tokenizer_options(group: argparse._ArgumentGroup) -> None:
 
 def _text_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--input_path", nargs="+", required=True, help="files, folders or patterns: .jsonl .json .txt, also .gz .zst"
+        "--input_path",
+        nargs="+",
+        required=True,
+        help="files, folders or patterns: .jsonl .json .txt (also .gz .zst) .parquet",
     )
     group.add_argument(
         "--data_format", choices=["text", "JSON"], default="text", help="accepted; the names of the files tell it"
     )
-    group.add_argument("--json_key", default="text", help="key of the text in a JSON record (default: text)")
+    group.add_argument("--json_key", default="text", help="key of a JSON record or column of a table (default: text)")
     group.add_argument(
         "--doc_spliter", default="", help="line between two documents of a .txt file (default: an empty line)"
     )
     group.add_argument("--split_sentences", action="store_true", help="make each sentence a sequence of its own")
+    group.add_argument("--max_doc_num", type=int, default=sys.maxsize, help="stop after so many documents")
+    group.add_argument(
+        "--shard", metavar="I/N", default="1/1", help="read the I-th of N shares of the files, for N runs side by side"
+    )
+
+
+def _cleaning_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max_repeated_len", type=int, default=100, help="write longer runs of one character once (default: 100)"
     )
-    group.add_argument("--max_doc_num", type=int, default=sys.maxsize, help="stop after so many documents")
+    group.add_argument(
+        "--unicode_normalization", choices=UNICODE_FORMS, help="bring characters to this form (default: as they are)"
+    )
+    group.add_argument(
+        "--remove_control_characters",
+        action="store_true",
+        help="drop control characters (not tabs and line ends), zero-width spaces and marks of byte order",
+    )
+    group.add_argument(
+        "--min_doc_length", type=int, default=0, help="leave out documents with fewer characters (default: 0)"
+    )
+    group.add_argument(
+        "--remove_duplicates", action="store_true", help="of documents with the same text keep only the first"
+    )
 
 
 def _chinese_options(group: argparse._ArgumentGroup) -> None:
@@ -72,9 +105,9 @@ def _chinese_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--cn_seg_func",
-        choices=["lac", "seg", "jieba"],
+        choices=WORD_CUTTERS,
         default="jieba",
-        help="what finds words; only jieba is offered",
+        help="what finds words: jieba, or LAC with or without lexical analysis (default: jieba)",
     )
     group.add_argument("--cn_splited", action="store_true", help="words are already set apart in the text")
     group.add_argument("--cn_split_dimer", default=" ", help="what stands between such words (default: a space)")
@@ -82,7 +115,7 @@ def _chinese_options(group: argparse._ArgumentGroup) -> None:
 
 def _output_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output_prefix", required=True, help="writes PREFIX.bin, PREFIX.idx and PREFIX.meta.json")
-    group.add_argument("--data_impl", choices=["mmap", "lazy"], default="mmap", help="format; only mmap is written")
+    group.add_argument("--data_impl", choices=["mmap", "lazy"], default="mmap", help="format (default: mmap)")
     group.add_argument("--append_eos", action="store_true", help="put the end token after each document")
 
 
@@ -96,6 +129,9 @@ def _run_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--log_interval", type=int, default=1000, help="documents between progress lines off a terminal (default: 1000)"
+    )
+    group.add_argument(
+        "--sync_interval", type=float, default=10, help="seconds of work that a kill may cost at most (default: 10)"
     )
 
 
@@ -112,28 +148,41 @@ def tokenizer_source(args: argparse.Namespace) -> str:
     raise UsageError("no tokenizer given; set --tokenizer_name_or_path (or --model_name_or_path) to a folder or name")
 
 
+def share(text: str) -> Tuple[int, int]:
+    """(2, 8) of "2/8".
+
+    Raises:
+        UsageError: it is not of this form, or there is no such share.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, count = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard is {text!r}; expected I/N with I from 1 to N, such as 2/8")
+    return number, count
+
+
 def run(args: argparse.Namespace) -> PreprocessResult:
     """Check everything, make the dataset and return the counts."""
-    if args.data_impl != "mmap":
-        raise UsageError("--data_impl lazy is read but not written; use mmap, which every reader understands")
     for name in ("workers", "max_doc_num", "log_interval"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name} is {getattr(args, name)}; expected at least 1")
-    text_names = ["json_key", "max_repeated_len", "split_sentences", "chinese"]
-    text_names += ["cn_whole_word_segment", "cn_seg_func", "cn_splited", "cn_split_dimer"]
-    options = TextOptions(**{name: getattr(args, name) for name in text_names})
-    files, _ = find_text_files(args.input_path)
-    encoder = DocumentEncoder(AutoTokenizer.from_pretrained(tokenizer_source(args)), options, args.append_eos)
-    return make_dataset_from_text(
-        args.input_path,
-        args.output_prefix,
-        encoder,
+    if args.sync_interval < 0:
+        raise UsageError(f"--sync_interval is {args.sync_interval}; expected 0 or more seconds")
+    options = RunOptions(
         workers=args.workers,
         max_documents=args.max_doc_num,
         stop_on_error=args.on_error == "stop",
         separator=args.doc_spliter,
-        progress=DocumentProgress(sum(path.stat().st_size for path in files), args.log_interval),
-        command=sys.argv,
+        impl=args.data_impl,
+        share=share(args.shard),
+        sync_interval=args.sync_interval,
+    )
+    find_text_files(args.input_path)  # a wrong path is told before the tokenizer is read
+    text_options = TextOptions(**{field.name: getattr(args, field.name) for field in fields(TextOptions)})
+    encoder = DocumentEncoder(AutoTokenizer.from_pretrained(tokenizer_source(args)), text_options, args.append_eos)
+    progress = DocumentProgress(args.log_interval)
+    return make_dataset_from_text(
+        args.input_path, args.output_prefix, encoder, options, progress=progress, command=sys.argv
     )
 
 
@@ -149,10 +198,14 @@ def _report(result: PreprocessResult) -> None:
     print(f"Average tokens per document: {result.tokens / result.documents:.2f}")
     if result.skipped:
         print(f"Records left out because they could not be read: {result.skipped}")
+    if result.short:
+        print(f"Documents left out because they are too short: {result.short}")
+    if result.repeated:
+        print(f"Documents left out because their text was there before: {result.repeated}")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Exit code: 0, or 2 with one message for what the user can do something about."""
+    """Exit code: 0; 2 with one message for what the user can do something about; 130 when interrupted."""
     args = parser().parse_args(argv)
     _stamp("start")
     start = time.perf_counter()
@@ -161,10 +214,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (UsageError, OSError) as error:
         print(f"create_pretraining_data: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("create_pretraining_data: interrupted", file=sys.stderr)
+        return 130
     seconds = time.perf_counter() - start
-    print(
-        f"Saved tokens to {args.output_prefix}.bin and .idx in {seconds:.1f} s, {result.tokens / seconds:.0f} tokens/s"
-    )
+    rate = (result.tokens - result.earlier_tokens) / seconds
+    print(f"Saved tokens to {args.output_prefix}.bin and .idx in {seconds:.1f} s, {rate:.0f} tokens/s")
     _report(result)
     _stamp("end")
     return 0

@@ -29,7 +29,10 @@ def parser() -> argparse.ArgumentParser:
     )
     text = made.add_argument_group("text")
     text.add_argument(
-        "--input_path", nargs="+", required=True, help="files, folders or patterns: .jsonl .json .txt, .gz .zst"
+        "--input_path",
+        nargs="+",
+        required=True,
+        help="files, folders or patterns: .jsonl .json .txt (also .gz .zst) .parquet",
     )
     text.add_argument("--json_key", default="text", help="key of the text in a JSON record (default: text)")
     text.add_argument("--doc_spliter", default="", help="line between documents of .txt files (default: an empty line)")
@@ -51,8 +54,8 @@ def documents(args: argparse.Namespace) -> Iterator[str]:
     total = sum(path.stat().st_size for path in files)
     left = args.max_doc_num
     with tqdm(total=total, desc="Reading", unit="B", unit_scale=True, disable=None) as bar:
-        for chunk in read_chunks(files, args.doc_spliter):
-            found, problems = reader.documents(chunk)
+        for chunk in read_chunks(files, args.doc_spliter, args.json_key):
+            found, problems, _ = reader.documents(chunk)
             for problem in problems:
                 logger.warning(f"{problem}; left out")
             yield from (text for texts in found[:left] for text in texts if isinstance(text, str))

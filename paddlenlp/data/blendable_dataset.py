@@ -62,7 +62,9 @@ class BlendableDataset:
 
     def _arrays(self, data_cache_path: Optional[str], is_builder: bool) -> Arrays:
         if data_cache_path:
-            return IndexCache(self.desc, PARTS, [data_cache_path], self._problem).load_or_build(self._build, is_builder)
+            facts = {"lengths": [len(dataset) for dataset in self.datasets], "size": self.size}
+            cache = IndexCache(self.desc, PARTS, [data_cache_path], self._problem, facts)
+            return cache.load_or_build(self._build, is_builder)
         arrays = self._build()
         problem = self._problem(arrays)
         if problem:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from paddlenlp.data.index_builder import (
-    EpochPlan,
-    build_doc_idx,
-    build_sample_idx,
-    build_shuffle_idx,
-    plan_epochs,
-    shuffle_dtype,
-    stream_starts,
-)
+from paddlenlp.data.index_builder import EpochPlan, build_index, plan_epochs, sample_rows, shuffle_dtype
 from paddlenlp.data.index_cache import Arrays, IndexCache
+from paddlenlp.data.sidecar import sample_sha256
 from paddlenlp.data.token_store import TokenStore
-from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 
+_BLOCK = 1 << 20
 PARTS = ("doc_idx", "sample_idx", "shuffle_idx")
 
 
@@ -38,6 +31,7 @@ class GPTDataset:
         splits_string, num_samples, seq_length, seed: what the order depends on. `len` is at least `num_samples`.
         data_cache_path: second folder for the index; it is written there when given, else to `index-cache` beside the
             data.
+        spare_cache_path: folder for the index where that one can't be written to.
         is_builder: False waits for another process to write the index.
 
     Raises:
@@ -56,6 +50,7 @@ class GPTDataset:
         seed: int,
         *,
         data_cache_path: Optional[str] = None,
+        spare_cache_path: Optional[str] = None,
         is_builder: bool = True,
     ) -> None:
         self.name = name
@@ -63,23 +58,29 @@ class GPTDataset:
         self.seq_length = seq_length
         self.desc = describe(data_prefix, name, num_samples, seq_length, seed, splits_string)
         self.plan = _plan(name, data_prefix, documents, store, num_samples, seq_length)
-        folders = [os.path.join(os.path.dirname(data_prefix), "index-cache")]
-        folders += [data_cache_path] if data_cache_path else []
-        cache = IndexCache(self.desc, PARTS, folders, lambda arrays: self._problem(arrays, documents))
-        arrays = cache.load_or_build(lambda: self._build(documents, seed), is_builder)
+        index_file, data_file = _files_of(data_prefix)
+        cache = IndexCache(
+            self.desc,
+            PARTS,
+            index_folders(data_prefix, data_cache_path),
+            lambda arrays: index_problem(arrays, store.sizes, documents, seq_length, self.plan),
+            {
+                "documents": [documents.start, documents.stop],
+                "samples": self.plan.samples,
+                "seq_length": seq_length,
+                "seed": seed,
+                "split": splits_string,
+                "bin_bytes": os.path.getsize(data_file),
+                "bin_sample_sha256": sample_sha256(data_file),
+            },
+            {"idx_sha256": index_file},
+            spare_cache_path,
+        )
+        arrays = cache.load_or_build(
+            lambda: build_index(store.sizes, documents, seq_length, self.plan, seed), is_builder
+        )
         self.doc_idx, self.sample_idx, self.shuffle_idx = (arrays[part] for part in PARTS)
         self._itemsize = store.dtype.itemsize
-
-    def _build(self, documents: range, seed: int) -> Arrays:
-        rng = np.random.RandomState(seed)
-        doc_idx = build_doc_idx(np.arange(documents.start, documents.stop, dtype=np.int32), self.plan, rng)
-        beat.progress()
-        sample_idx = build_sample_idx(self.store.sizes, doc_idx, self.seq_length, self.plan)
-        beat.progress()
-        return {"doc_idx": doc_idx, "sample_idx": sample_idx, "shuffle_idx": build_shuffle_idx(self.plan, rng)}
-
-    def _problem(self, arrays: Arrays, documents: range) -> Optional[str]:
-        return index_problem(arrays, self.store.sizes, documents, self.seq_length, self.plan)
 
     def __len__(self) -> int:
         """Samples, at least as many as were asked for."""
@@ -119,6 +120,17 @@ def describe(prefix: str, name: str, num_samples: int, seq_length: int, seed: in
         f"Random seed {seed}\n"
         f"Split {splits_string}\n"
     )
+
+
+def index_folders(prefix: str, data_cache_path: Optional[str]) -> List[str]:
+    """Where the index of a dataset is looked for; it is written to the last."""
+    return [os.path.join(os.path.dirname(prefix), "index-cache"), *([data_cache_path] if data_cache_path else [])]
+
+
+def _files_of(prefix: str) -> Tuple[str, str]:
+    """The index and the tokens of the dataset, of whatever format."""
+    oldest = prefix + "_idx.npz", prefix + "_ids.npy"
+    return oldest if all(map(os.path.isfile, oldest)) else (prefix + ".idx", prefix + ".bin")
 
 
 def _plan(name: str, prefix: str, documents: range, store: TokenStore, num_samples: int, seq_length: int) -> EpochPlan:
@@ -163,22 +175,26 @@ def index_problem(
         return f"doc_idx does not hold every document {plan.epochs} times"
     if not _each_occurs(shuffle_idx, range(plan.samples), 1):
         return "shuffle_idx is not a permutation of the samples"
-    starts = stream_starts(sizes, doc_idx)
-    rows, offsets = sample_idx[:, 0], sample_idx[:, 1]
-    if rows.min() < 0 or rows.max() >= len(doc_idx) or offsets.min() < 0:
-        return "sample_idx points outside the documents"
-    positions = np.arange(plan.samples + 1, dtype=np.int64) * seq_length
-    wrong = (starts[rows] + offsets != positions) | (starts[rows + 1] <= positions)
-    wrong[0] = rows[0] != 0 or offsets[0] != 0
-    if wrong.any():
-        return f"sample_idx does not fit the document sizes (row {int(np.argmax(wrong))}): the data has changed"
+    for first, rows in sample_rows(sizes, doc_idx, seq_length, plan.samples):
+        wrong = (sample_idx[first : first + len(rows)] != rows).any(axis=1)
+        if wrong.any():
+            row = first + int(np.argmax(wrong))
+            return f"sample_idx does not fit the document sizes (row {row}): the data has changed"
     return None
 
 
 def _each_occurs(values: np.ndarray, domain: range, times: int) -> bool:
-    """Whether `values` holds each number of `domain` exactly `times` times and nothing else."""
+    """Whether `values` holds each number of `domain` exactly `times` times and nothing else.
+
+    It holds `times * len(domain)` values.
+    """
     if len(domain) == 0:
-        return len(values) == 0
+        return True
     if values.min() < domain.start or values.max() >= domain.stop:
         return False
+    if times == 1:
+        seen = np.zeros(len(domain), bool)
+        for start in range(0, len(values), _BLOCK):
+            seen[values[start : start + _BLOCK].astype(np.int64) - domain.start] = True
+        return bool(seen.all())
     return bool((np.bincount(values - domain.start, minlength=len(domain)) == times).all())

@@ -8,6 +8,8 @@ import numpy as np
 
 from paddlenlp.utils.errors import UsageError
 
+from .bounds import DocumentBounds
+
 IGNORED = -100
 """The label of a token that counts in no loss."""
 
@@ -16,6 +18,7 @@ def collate_causal_lm(
     samples: Sequence[Mapping[str, np.ndarray]],
     context_end: Optional[int] = None,
     vocab_size: Optional[int] = None,
+    bounds: Optional[DocumentBounds] = None,
 ) -> Dict[str, np.ndarray]:
     """Stack the "text" arrays (int64 `[L + 1]` each) of `samples` into one batch.
 
@@ -25,10 +28,11 @@ def collate_causal_lm(
             lets see each other: they have nothing to predict there. None if the model has no contexts.
         vocab_size: token ids must be below it; None does not check. A table of tokens that is cut over several
             processes could not tell an id beyond it from one of another process.
+        bounds: what begins anew at the ends of documents; nothing if None.
 
     Returns:
         "input_ids" and "labels", int64 `[b, L]` each. Label t is the token after input t: models do not shift again. It
-        is -100 where that is a token of a context.
+        is -100 where that is a token of a context. Beside them what `DocumentBounds.describe` gives.
 
     Raises:
         UsageError: a token id is not below `vocab_size`.
@@ -41,7 +45,7 @@ def collate_causal_lm(
         ends = np.where(inputs == context_end, np.arange(inputs.shape[1]), inputs.shape[1]).min(1)
         lengths = np.where(ends < inputs.shape[1], ends, 0)
         labels[np.arange(1, labels.shape[1] + 1) < lengths[:, None]] = IGNORED
-    return {"input_ids": inputs, "labels": labels}
+    return {"input_ids": inputs, "labels": labels, **(bounds.describe(inputs) if bounds else {})}
 
 
 def _refuse(tokens: np.ndarray, vocab_size: int) -> None:

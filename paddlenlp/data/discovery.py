@@ -24,7 +24,7 @@ def find_data_prefixes(input_dir: str) -> Tuple[Optional[List[float]], List[str]
         UsageError: no such folder, nothing in it, or an odd or malformed list of pairs.
     """
     if os.path.isdir(input_dir):
-        prefixes = _prefixes_in(input_dir)
+        prefixes = prefixes_in(input_dir)
         if len(prefixes) == 1:
             return None, prefixes
         logger.info("You are using multi-dataset:")
@@ -43,7 +43,12 @@ def find_data_prefixes(input_dir: str) -> Tuple[Optional[List[float]], List[str]
     return _parse_pairs(input_dir, words)
 
 
-def _prefixes_in(folder: str) -> List[str]:
+def prefixes_in(folder: str) -> List[str]:
+    """Prefixes of the datasets in `folder`, sorted by name.
+
+    Raises:
+        UsageError: there are none.
+    """
     found = set()
     for name in os.listdir(folder):
         for suffix in _SUFFIXES:

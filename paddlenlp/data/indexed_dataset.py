@@ -13,6 +13,7 @@ from typing import Tuple
 import numpy as np
 
 from paddlenlp.data.layout_checks import check_data_length, check_documents, check_sequences, refuse, require_files
+from paddlenlp.data.mapped import map_file
 from paddlenlp.data.sidecar import check_sidecar
 from paddlenlp.data.token_store import DTYPES, TokenStore
 from paddlenlp.utils.errors import UsageError
@@ -46,14 +47,13 @@ class MMapIndexedDataset(TokenStore):
         if not skip_warmup:
             warm_up(index_path)
             warm_up(data_path)
-        buffer = retrying(lambda: np.memmap(index_path, np.uint8, mode="r"), index_path)
+        buffer = map_file(index_path)
         sizes = np.frombuffer(buffer, "<i4", sequences, HEADER.size)
         pointers = np.frombuffer(buffer, "<i8", sequences, HEADER.size + 4 * sequences)
         doc_idx = np.frombuffer(buffer, "<i8", documents, HEADER.size + 12 * sequences)
         check_data_length(data_path, index_path, check_sequences(index_path, sizes, pointers, dtype), dtype)
         check_documents(index_path, doc_idx, sequences)
-        data = retrying(lambda: np.memmap(data_path, dtype, mode="r"), data_path)
-        super().__init__(path, np.asarray(data), sizes, pointers, doc_idx)
+        super().__init__(path, map_file(data_path, dtype), sizes, pointers, doc_idx)
         check_sidecar(self, data_path)
         if os.path.isfile(path + ".lsm"):
             logger.info(f"{path}.lsm (loss mask) is ignored: pretraining learns from every token.")

@@ -11,11 +11,12 @@ import numpy as np
 
 from paddlenlp.data.indexed_dataset import LAZY_MAGIC, MAGIC
 from paddlenlp.data.layout_checks import check_data_length, check_documents, check_sequences, refuse, require_files
+from paddlenlp.data.mapped import map_file, map_npy
 from paddlenlp.data.sidecar import check_sidecar
 from paddlenlp.data.token_store import DTYPES, TokenStore
 from paddlenlp.utils.errors import UsageError
 
-_LAZY_HEADER = struct.Struct("<8sQQQQQQ")
+LAZY_HEADER = struct.Struct("<8sQQQQQQ")
 
 
 class IndexedDataset(TokenStore):
@@ -37,7 +38,7 @@ class IndexedDataset(TokenStore):
         total = check_sequences(index_path, sizes, pointers, dtype)
         check_data_length(data_path, index_path, total, dtype)
         check_documents(index_path, doc_idx, items)
-        super().__init__(path, np.asarray(np.memmap(data_path, dtype, mode="r")), sizes, pointers, doc_idx)
+        super().__init__(path, map_file(data_path, dtype), sizes, pointers, doc_idx)
         check_sidecar(self, data_path)
 
 
@@ -45,12 +46,12 @@ def _read_lazy_header(index_path: str) -> tuple:
     """`(dtype, items, sizes, documents)` of a lazy .idx file whose header and length are in order."""
     length = os.path.getsize(index_path)
     with open(index_path, "rb") as file:
-        raw = file.read(_LAZY_HEADER.size)
+        raw = file.read(LAZY_HEADER.size)
     if raw.startswith(MAGIC):
         raise refuse(index_path, "it is of the mmap format", "a lazy index", "MMIDIDX", "Set --data_impl mmap.")
-    if not raw.startswith(LAZY_MAGIC) or len(raw) < _LAZY_HEADER.size:
+    if not raw.startswith(LAZY_MAGIC) or len(raw) < LAZY_HEADER.size:
         raise refuse(index_path, "it does not start as a lazy index does", LAZY_MAGIC, raw[: len(LAZY_MAGIC)])
-    _, version, code, itemsize, items, sizes, documents = _LAZY_HEADER.unpack(raw)
+    _, version, code, itemsize, items, sizes, documents = LAZY_HEADER.unpack(raw)
     if version != 1 or code not in DTYPES or DTYPES[code].itemsize != itemsize:
         raise refuse(
             index_path,
@@ -58,7 +59,7 @@ def _read_lazy_header(index_path: str) -> tuple:
             "version 1, dtype code 1 to 10 and the item size of that type",
             f"version {version}, code {code}, item size {itemsize}",
         )
-    expected = _LAZY_HEADER.size + 16 * (items + 1) + 4 * sizes + 8 * documents
+    expected = LAZY_HEADER.size + 16 * (items + 1) + 4 * sizes + 8 * documents
     if length != expected:
         raise refuse(index_path, "its length does not fit its header", f"{expected:,} bytes", f"{length:,} bytes")
     return DTYPES[code], items, sizes, documents
@@ -66,8 +67,8 @@ def _read_lazy_header(index_path: str) -> tuple:
 
 def _lazy_arrays(index_path: str, items: int, sizes: int, documents: int) -> List[np.ndarray]:
     """Dimension offsets, data offsets, sizes and document index, in the order they are stored."""
-    buffer = np.memmap(index_path, np.uint8, mode="r")
-    arrays, position = [], _LAZY_HEADER.size
+    buffer = map_file(index_path)
+    arrays, position = [], LAZY_HEADER.size
     for dtype, count in (("<i8", items + 1), ("<i8", items + 1), ("<i4", sizes), ("<i8", documents)):
         arrays.append(np.frombuffer(buffer, dtype, count, position))
         position += arrays[-1].nbytes
@@ -86,7 +87,7 @@ class CompatibleIndexedDataset(TokenStore):
         index_path, data_path = path + "_idx.npz", path + "_ids.npy"
         require_files([index_path, data_path], path)
         try:
-            tokens = np.asarray(np.load(data_path, mmap_mode="r"))
+            tokens = map_npy(data_path)
             with np.load(index_path) as index:
                 sizes, doc_idx = index["lens"].astype(np.int32), index["docs"].astype(np.int64)
         except (ValueError, KeyError, OSError, BadZipFile) as error:

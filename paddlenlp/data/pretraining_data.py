@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple, Union
 
 from paddlenlp.data.blendable_dataset import BlendableDataset
-from paddlenlp.data.causal_dataset import GPTDataset
+from paddlenlp.data.causal_dataset import GPTDataset, index_folders
 from paddlenlp.data.index_cache import is_index_builder
 from paddlenlp.data.indexed_dataset import make_dataset
 from paddlenlp.data.splits import SPLIT_NAMES, empty_split, plain_sum, print_split, print_target_sizes, split_bounds
@@ -29,6 +29,7 @@ def build_train_valid_test_datasets(
     *,
     share_folder: bool = False,
     data_cache_path: Optional[str] = None,
+    spare_cache_path: Optional[str] = None,
     need_data: bool = True,
     is_builder: Optional[bool] = None,
 ) -> Tuple[Optional[Dataset], Optional[Dataset], Optional[Dataset]]:
@@ -44,6 +45,7 @@ def build_train_valid_test_datasets(
         skip_warmup: False reads the data once first, to have it in the page cache.
         share_folder: all machines see the same data folder, so that only the first rank of all builds the index.
         data_cache_path: folder for the index, instead of `index-cache` beside the data.
+        spare_cache_path: folder for the index where that one can't be written to.
         need_data: False for a process that only may have to build the index; it gets three Nones.
         is_builder: whether this process builds the index; None decides by rank and `share_folder`.
 
@@ -56,9 +58,17 @@ def build_train_valid_test_datasets(
         return None, None, None
     print_target_sizes(train_val_test_num_samples)
     sources = _open_all(prefixes, data_impl, skip_warmup, splits_string)
-    split = _SplitBuilder(sources, weights, splits_string, seq_length, seed, data_cache_path, is_builder)
+    split = _SplitBuilder(
+        sources, weights, splits_string, seq_length, seed, data_cache_path, spare_cache_path, is_builder
+    )
     train, valid, test = (split.build(number, wanted) for number, wanted in enumerate(train_val_test_num_samples))
     return (train, valid, test) if need_data else (None, None, None)
+
+
+def written_folders(data_prefix: Sequence[Union[str, float]], data_cache_path: Optional[str]) -> List[str]:
+    """The folders to which `build_train_valid_test_datasets` writes the index if it is not there."""
+    _, prefixes = _weights_and_prefixes(data_prefix)
+    return list(dict.fromkeys(index_folders(prefix, data_cache_path)[-1] for prefix in prefixes))
 
 
 def _weights_and_prefixes(data_prefix: Sequence[Union[str, float]]) -> Tuple[Optional[List[float]], List[str]]:
@@ -98,6 +108,7 @@ class _SplitBuilder:
     seq_length: int
     seed: int
     data_cache_path: Optional[str]
+    spare_cache_path: Optional[str]
     is_builder: bool
 
     def build(self, split: int, wanted: int) -> Optional[Dataset]:
@@ -144,5 +155,6 @@ class _SplitBuilder:
             self.seq_length,
             self.seed,
             data_cache_path=self.data_cache_path,
+            spare_cache_path=self.spare_cache_path,
             is_builder=self.is_builder,
         )

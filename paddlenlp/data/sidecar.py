@@ -1,6 +1,7 @@
 """Facts about a dataset in `{prefix}.meta.json`, written with it and checked whenever it is opened.
 
-Keys: tokenizer_sha256, vocab_size, max_token_id, documents, tokens, dtype, bin_bytes, bin_sample_sha256, command.
+Keys: tokenizer_sha256, vocab_size, max_token_id, documents, sequences, tokens, dtype, bin_bytes, bin_sample_sha256 (of
+some blocks: compared whenever the data is opened), bin_sha256 and idx_sha256 (of the whole files), command.
 All are optional when reading: the reference writes no such file.
 """
 

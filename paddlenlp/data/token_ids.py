@@ -68,11 +68,11 @@ def _first_outside(store: TokenStore, vocab_size: int) -> Optional[Tuple[int, in
         part = store.tokens[low : low + _CHUNK]
         outside = (part < 0) | (part >= vocab_size)
         if outside.any():
-            return _locate(store, low + int(np.argmax(outside)))
+            return locate(store, low + int(np.argmax(outside)))
     return None
 
 
-def _locate(store: TokenStore, token: int) -> Tuple[int, int]:
+def locate(store: TokenStore, token: int) -> Tuple[int, int]:
     """`(document, position within it)` of the token at index `token` of the data."""
     sequence = int(np.searchsorted(store.pointers, token * store.dtype.itemsize, "right")) - 1
     document = int(np.searchsorted(store.doc_idx, sequence, "right")) - 1

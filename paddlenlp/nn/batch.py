@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from paddle import Tensor
 
@@ -11,13 +11,14 @@ from paddlenlp.parallel.topology import topology
 from paddlenlp.utils.errors import UsageError
 
 from .cache import KVCache, LayerCache
+from .documents import Documents
 
 
 class Batch(NamedTuple):
     """Shape, positions and masks of the micro batch that is being read, and how the layer at hand is to run.
 
     Where ranks share each row of tokens (sep or context parallelism) `size`, `seq` and `positions` are of what this
-    rank holds, and `length` and `attention_mask` of whole rows.
+    rank holds, and `length`, `attention_mask` and `documents` of whole rows.
 
     Attributes:
         size, seq: hidden states are [size * seq, hidden], row by row of the batch.
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
         recompute: the granularity at which the layer recomputes, or None.
         ahead: ids and labels, int64 [tokens] each, of the tokens one further on, where a layer wants them; or None.
         opening: while generating, how many tokens of each row were read first; None where all are read at once.
+        documents: [size, start + seq], beyond whose bounds nothing looks at other tokens; None where a row is one.
     """
 
     size: int
@@ -43,6 +45,11 @@ class Batch(NamedTuple):
     recompute: Optional[str] = None
     ahead: Optional[Tuple[Tensor, Tensor]] = None
     opening: Optional[int] = None
+    documents: Optional[Documents] = None
+
+    def first_of_document(self) -> Optional[Tensor]:
+        """Boolean [size, seq]: whether a token is the first of its document; None where a row is one."""
+        return None if self.documents is None else own_share(self.documents.begins()[:, self.start :])
 
 
 def make_batch(
@@ -50,14 +57,16 @@ def make_batch(
     position_ids: Optional[Tensor] = None,
     attention_mask: Optional[Tensor] = None,
     cache: Optional[KVCache] = None,
+    document_ids: Optional[Tensor] = None,
 ) -> Batch:
     """The Batch of token ids [size, seq], read after what `cache` holds.
 
-    Where ranks share each row, `input_ids` are what this rank holds (`own_share`), `position_ids` and `attention_mask`
-    of whole rows.
+    Where ranks share each row, `input_ids` are what this rank holds (`own_share`), `position_ids`, `attention_mask`
+    and `document_ids` (`Documents.numbers`) of whole rows.
 
     Raises:
-        UsageError: ranks share each row, and there is a cache, or positions or a mask of another length.
+        UsageError: ranks share each row, and there is a cache, or positions or a mask of another length; or the numbers
+            of documents are not those of these tokens.
     """
     size, seq = input_ids.shape
     whole = seq * topology().sequence.size
@@ -69,7 +78,17 @@ def make_batch(
     if positions is None and whole > seq:
         positions = own_positions(whole).unsqueeze(0)
     opening = None if cache is None else cache.opening
-    return Batch(size, seq, start, length, positions, attention_mask, opening=opening)
+    documents = None if document_ids is None else _documents(document_ids, [size, start + whole])
+    return Batch(size, seq, start, length, positions, attention_mask, opening=opening, documents=documents)
+
+
+def _documents(numbers: Tensor, shape: List[int]) -> Documents:
+    if list(numbers.shape) != shape:
+        raise UsageError(
+            f"document_ids has shape {list(numbers.shape)}, but whole rows, with what a cache holds of them, are "
+            f"{shape}: give the number of the document of each token"
+        )
+    return Documents(numbers)
 
 
 def _check_whole(length: int, positions: Optional[Tensor], mask: Optional[Tensor], cache: Optional[KVCache]) -> None:

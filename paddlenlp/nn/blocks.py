@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from .documents import Documents
 from .plain import MASKED
 
 TILE = 1024
@@ -61,12 +62,14 @@ class Rule:
         window: a query sees only keys less than `window` places back.
         slopes: float32 [h], of linear biases: scores rise by slope * (place of the key - place of the query).
         mask: [b | 1, s] on top of the causal rule, or [b | 1, h | 1, s, s] in place of it, as in `kernels.attention`.
+        documents: [b, s]; a query sees only keys of its own one.
     """
 
     scale: float
     window: Optional[int] = None
     slopes: Optional[np.ndarray] = None
     mask: Optional[Tensor] = None
+    documents: Optional[Documents] = None
 
     @property
     def causal(self) -> bool:
@@ -74,7 +77,7 @@ class Rule:
         return self.mask is None or self.mask.ndim == 2
 
     def meet(self, queries: Span, keys: Span) -> bool:
-        """Whether, but for the mask, any of the queries sees any of the keys."""
+        """Whether, but for the mask and documents, any of the queries sees any of the keys."""
         seen = keys.place <= queries.last or not self.causal
         return seen and (self.window is None or queries.place - keys.last < self.window)
 
@@ -100,6 +103,9 @@ class Rule:
             allowed.append(distance < self.window)
         if self.mask is not None:
             allowed.append(self._masked(self.mask.astype("bool"), queries, keys, groups))
+        if self.documents is not None:
+            same = self.documents.same(*(slice(span.place, span.last + 1) for span in (queries, keys)))
+            allowed.append(same.unsqueeze([1, 2]))
         for more in allowed[1:]:
             allowed[0] = allowed[0] & more
         return allowed[0] if allowed else None

@@ -34,7 +34,7 @@ def attend(
     window: Optional[int] = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Causal attention of the heads of this rank over the tokens of this micro batch and the cache.
+    """Causal attention of the heads of this rank over the tokens of this micro batch and the cache, within documents.
 
     Where ranks share each row, s is what this rank holds of it, and the result is that of whole rows.
 
@@ -62,8 +62,16 @@ def attend(
     q, k, v = to_heads(q, k, v)
     mask, slopes = _own_heads(batch.attention_mask, slopes, q.shape[2])
     if topology().cp.size > 1:  # keeps nothing that recomputing would save
-        return _around_ring(q, k, v, Rule(scale, window, slopes, mask), dropout)
-    core = partial(_core, slopes=slopes, mask=mask, scale=scale, window=window, dropout=dropout)
+        return _around_ring(q, k, v, Rule(scale, window, slopes, mask, batch.documents), dropout)
+    core = partial(
+        _core,
+        slopes=slopes,
+        mask=mask,
+        documents=batch.documents,
+        scale=scale,
+        window=window,
+        dropout=dropout,
+    )
     return to_sequence(recomputed(core, q, k, v) if batch.recompute == "core_attn" else core(q, k, v))
 
 

@@ -75,10 +75,14 @@ class DecoderModel(StagedModel):
         return layer
 
     def forward(
-        self, input_ids: Tensor, position_ids: Optional[Tensor] = None, attention_mask: Optional[Tensor] = None
+        self,
+        input_ids: Tensor,
+        position_ids: Optional[Tensor] = None,
+        attention_mask: Optional[Tensor] = None,
+        document_ids: Optional[Tensor] = None,
     ) -> Tensor:
         _check_whole(self)
-        batch = program.describe(self, input_ids, position_ids, attention_mask)
+        batch = program.describe(self, input_ids, position_ids, attention_mask, document_ids=document_ids)
         return self.run(input_ids.reshape([-1]), batch).reshape([batch.size, batch.seq, -1])
 
 
@@ -118,6 +122,7 @@ class CausalLM(GenerationMixin, StagedModel):
         position_ids: Optional[Tensor] = None,
         attention_mask: Optional[Tensor] = None,
         cache: Optional[KVCache] = None,
+        document_ids: Optional[Tensor] = None,
     ) -> Tensor:
         """Logits [b, s, vocab] of token ids [b, s]; with labels, the mean loss over those that are not -100.
 
@@ -128,9 +133,12 @@ class CausalLM(GenerationMixin, StagedModel):
                 ids (`describe`).
             attention_mask: see `Batch.attention_mask`.
             cache: keys and values of the tokens before these; extended by these.
+            document_ids: see `Documents.numbers`: tokens look only at tokens of their own document. None if rows are
+                one each.
         """
         _check_whole(self)
-        ids, batch = input_ids.reshape([-1]), program.describe(self, input_ids, position_ids, attention_mask, cache)
+        ids = input_ids.reshape([-1])
+        batch = program.describe(self, input_ids, position_ids, attention_mask, cache, document_ids)
         if labels is not None:
             return self.run(ids, batch, labels=labels.reshape([-1])) / kept_tokens([labels]).clip(min=1.0)
         return self.run(ids, batch, cache=cache).reshape([batch.size, batch.seq, -1])
@@ -146,7 +154,7 @@ class CausalLM(GenerationMixin, StagedModel):
         Tokens are counted over those of all ranks first, so that a step does not depend on how it is split.
 
         Args:
-            micro_batches: each with `input_ids` and `labels`, and perhaps `position_ids` and `attention_mask`. All
+            micro_batches: each with `input_ids` and `labels`, and perhaps some of `program.DESCRIBED`. All
                 pipeline, tensor-parallel and sequence ranks are given the same ones.
             scale: factor of the gradients (loss scaling), not of the loss returned.
             between: called between two micro batches, but not in a pipeline, where several are under way at a time. It

@@ -5,7 +5,7 @@ What an operation can't do is left to the plain version.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 import paddle
 from paddle import Tensor
@@ -14,6 +14,7 @@ from paddle.nn import functional as F
 from paddlenlp.parallel.group import Group
 
 from . import plain
+from .documents import Documents
 
 
 def attention(
@@ -22,16 +23,31 @@ def attention(
     v: Tensor,
     *,
     mask: Optional[Tensor] = None,
+    documents: Optional[Documents] = None,
     bias: Optional[Tensor] = None,
     scale: Optional[float] = None,
     window: Optional[int] = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Flash attention (arXiv:2307.08691) for float16 and bfloat16 without mask, bias, window or cached keys."""
+    """Flash attention (arXiv:2307.08691) for float16 and bfloat16 without mask, bias, window or cached keys.
+
+    Documents are given to it as so many sequences of their own lengths.
+    """
     special = mask is not None or bias is not None or window is not None or q.shape[1] != k.shape[1]
     if special or q.dtype == paddle.float32 or q.shape[-1] != v.shape[-1]:
-        return plain.attention(q, k, v, mask=mask, bias=bias, scale=scale, window=window, dropout=dropout)
+        options: Dict[str, Any] = {"mask": mask, "documents": documents, "bias": bias, "scale": scale, "window": window}
+        return plain.attention(q, k, v, dropout=dropout, **options)
+    if documents is not None:
+        return _by_documents(q, k, v, documents, q.shape[-1] ** -0.5 if scale is None else scale, dropout)
     return F.flash_attention.flash_attention(q, k, v, dropout=dropout, causal=True, softmax_scale=scale)[0]
+
+
+def _by_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, dropout: float) -> Tensor:
+    offsets, longest = documents.sequences()
+    bounds = offsets, offsets, longest, longest
+    q1, k1, v1 = (x.flatten(0, 1) for x in (q, k, v))
+    y = F.flash_attention.flash_attn_unpadded(q1, k1, v1, *bounds, scale=scale, dropout=dropout, causal=True)[0]
+    return y.reshape([*q.shape[:3], v.shape[-1]])
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:

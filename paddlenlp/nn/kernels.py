@@ -18,6 +18,7 @@ from paddlenlp.parallel.dropout import own_stream
 from paddlenlp.parallel.group import Group
 
 from . import plain
+from .documents import Documents
 from .precision import precision
 
 Kernels = Dict[str, Callable[..., Tensor]]
@@ -126,6 +127,7 @@ def attention(
     v: Tensor,
     *,
     mask: Optional[Tensor] = None,
+    documents: Optional[Documents] = None,
     bias: Optional[Tensor] = None,
     scale: Optional[float] = None,
     window: Optional[int] = None,
@@ -138,6 +140,7 @@ def attention(
         k, v: [b, t, hkv, d] and [b, t, hkv, dv]; query head i reads key head i // (h / hkv).
         mask: [b | 1, t]: true (or 1) where the key may be seen, on top of the causal rule; or [b | 1, h | 1, s, t]:
             true where this query may see this key, in place of the causal rule. A query that sees no key gives zeros.
+        documents: of the t positions; a query sees only keys of its own document, whatever the mask says.
         bias: float [b | 1, h | 1, s, t], added to the scaled scores.
         scale: factor of q k'; 1 / sqrt(d) if None.
         window: a query sees only keys less than `window` positions back.
@@ -146,7 +149,7 @@ def attention(
     Returns:
         [b, s, h, dv]
     """
-    options = {"mask": mask, "bias": bias, "scale": scale, "window": window, "dropout": dropout}
+    options = {"mask": mask, "documents": documents, "bias": bias, "scale": scale, "window": window, "dropout": dropout}
     with own_stream() if dropout else nullcontext():  # each rank has other heads
         y = _chosen["attention"](q, k, v, **options)
     return precision().round(y)

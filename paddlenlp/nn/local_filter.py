@@ -25,7 +25,7 @@ from .recompute import recomputed
 
 
 class Taps(nn.Layer):
-    """y_t = A x_(t-1) + B x_t (+ bias): a convolution over two tokens of a row, the first of which follows zeros.
+    """y_t = A x_(t-1) + B x_t (+ bias): a convolution over two tokens of a document, the first of which follows zeros.
 
     The matrices lie in one weight [out, in, 2, 1], as those of a convolution do. Cut as a `Linear` is between whole
     rows: by outputs with a share of the bias, or by inputs, which gives a part of the sum and adds no bias.
@@ -66,10 +66,13 @@ class LocalFilter(nn.Layer):
 
     @staticmethod
     def _before(x: Tensor, batch: Batch, name: str) -> Tensor:
-        """What stands one token before each of x [tokens, width], that of a cache included."""
+        """What stands one token before each of x [tokens, width] in its document, that of a cache included."""
         rows = x.reshape([batch.size, batch.seq, -1])
         first = None if batch.cache is None else batch.cache.replace_last(name, rows)
-        return one_back(rows, first).reshape(x.shape)
+        before, begins = one_back(rows, first), batch.first_of_document()
+        if begins is not None:
+            before = before * (~begins).astype(before.dtype).unsqueeze(2)
+        return before.reshape(x.shape)
 
 
 class FilteredAttention(nn.Layer):

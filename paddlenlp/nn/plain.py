@@ -15,6 +15,7 @@ from paddle.nn import functional as F
 from paddlenlp.parallel.group import Group, SoloGroup
 
 from .cut_loss import cut_cross_entropy
+from .documents import Documents
 
 IGNORED = -100
 """The label of a token that counts in no loss."""
@@ -76,6 +77,7 @@ def attention(
     v: Tensor,
     *,
     mask: Optional[Tensor] = None,
+    documents: Optional[Documents] = None,
     bias: Optional[Tensor] = None,
     scale: Optional[float] = None,
     window: Optional[int] = None,
@@ -92,6 +94,8 @@ def attention(
     if bias is not None:
         scores = scores + _grouped(bias.astype("float32"), groups)
     allowed = _allowed(s, t, mask, window, groups)
+    if documents is not None:
+        allowed = allowed & documents.same(slice(t - s, t), slice(t)).unsqueeze([1, 2])
     scores = paddle.where(allowed, scores, paddle.full_like(scores, MASKED))
     p = F.softmax(scores, -1) * allowed.astype("float32")
     if dropout:

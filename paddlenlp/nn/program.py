@@ -7,7 +7,7 @@ come from another process and go to another, and the results of the last part go
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
 from paddle import Tensor
@@ -18,16 +18,21 @@ from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.parallel.pipeline import Hidden, PipelineStep, from_last, is_last, pass_through
 from paddlenlp.parallel.sequence import own_share, own_share_of_batch
 from paddlenlp.parallel.topology import topology
+from paddlenlp.utils.errors import UsageError
 
 from .ahead import set_token_factor
 from .batch import Batch, make_batch
 from .cache import KVCache
+from .documents import Documents
 from .loss import kept_tokens
 from .moe_balance import set_balance_factor
 from .plain import IGNORED
 from .precision import precision
 
 MicroBatch = Mapping[str, Tensor]
+
+DESCRIBED = ("position_ids", "attention_mask", "document_ids")
+"""What a micro batch may say of its tokens."""
 
 
 class Reading(NamedTuple):
@@ -39,20 +44,25 @@ class Reading(NamedTuple):
 
 
 def read(model: Any, micro_batch: MicroBatch) -> Reading:
-    """What this rank reads of `micro_batch` (`input_ids`, `labels` and perhaps `position_ids`, `attention_mask`)."""
+    """What this rank reads of `micro_batch` (`input_ids`, `labels` and perhaps some of DESCRIBED)."""
     own, ids = own_share_of_batch(micro_batch), micro_batch["input_ids"]
-    batch = describe(model, ids, micro_batch.get("position_ids"), micro_batch.get("attention_mask"))
+    told: Dict[str, Any] = {name: micro_batch[name] for name in DESCRIBED if name in micro_batch}
+    batch = describe(model, ids, **told)
     if model.looks_ahead:
-        batch = batch._replace(ahead=_next_tokens(ids, micro_batch["labels"]))
+        batch = batch._replace(ahead=_next_tokens(ids, micro_batch["labels"], batch.documents))
     return Reading(own["input_ids"].reshape([-1]), own["labels"].reshape([-1]), batch)
 
 
-def _next_tokens(ids: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
-    """Ids and labels of the tokens one further on, of whole rows [b, s], as far as this rank reads them: [tokens]."""
+def _next_tokens(ids: Tensor, labels: Tensor, documents: Optional[Documents]) -> Tuple[Tensor, Tensor]:
+    """Ids and labels of the tokens one further on, of whole rows [b, s], as far as this rank reads them: [tokens].
+
+    At the end of a row, and of a document, there is no label one further on.
+    """
     last = paddle.where(labels[:, -1:] == IGNORED, ids[:, -1:], labels[:, -1:])
-    further = (ids, last), (labels, paddle.full_like(last, IGNORED))
-    own_ids, own_labels = (own_share(paddle.concat([x[:, 1:], end], 1)).reshape([-1]) for x, end in further)
-    return own_ids, own_labels
+    further = paddle.concat([labels[:, 1:], paddle.full_like(last, IGNORED)], 1)
+    if documents is not None:
+        further = paddle.where(documents.ends(), paddle.full_like(further, IGNORED), further)
+    return own_share(paddle.concat([ids[:, 1:], last], 1)).reshape([-1]), own_share(further).reshape([-1])
 
 
 def describe(
@@ -61,10 +71,14 @@ def describe(
     position_ids: Optional[Tensor] = None,
     attention_mask: Optional[Tensor] = None,
     cache: Optional[KVCache] = None,
+    document_ids: Optional[Tensor] = None,
 ) -> Batch:
     """The Batch of token ids [b, s] of whole rows, with what the family makes of the ids in place of what isn't given.
 
     A mask [b, t] goes on top of the family's, one [b | 1, h | 1, s, t] takes its place.
+
+    Raises:
+        UsageError: rows hold several documents, and the family makes contexts of whole rows; and as `make_batch`.
     """
     told = model.describe(model.config, input_ids if cache is None else cache.extend(input_ids))
     start = 0 if cache is None else cache.length
@@ -73,7 +87,12 @@ def describe(
     if told[1] is not None and (attention_mask is None or attention_mask.ndim == 2):
         seen = None if attention_mask is None else attention_mask.astype("bool").unsqueeze([1, 2])
         attention_mask = told[1][:, :, start:] if seen is None else told[1][:, :, start:] & seen
-    return make_batch(own_share(input_ids), position_ids, attention_mask, cache)
+    if told[1] is not None and document_ids is not None:
+        raise UsageError(
+            f"{type(model).__name__} makes a context and the text after it of each row, and document_ids say that rows "
+            "hold several documents: give rows of one document each, without document_ids"
+        )
+    return make_batch(own_share(input_ids), position_ids, attention_mask, cache, document_ids)
 
 
 class TrainingStep:

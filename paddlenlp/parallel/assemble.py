@@ -74,6 +74,6 @@ def _share(whole: Whole, parts: Sequence[Tuple[Source, Tensor]]) -> Tensor:
         return parts[0][1].detach().cpu().reshape(whole.share)
     values, end = [], 0
     for source, part in parts:
-        values.append(part.detach().cpu().flatten()[end - source.start :])
+        values.append(part.detach().cpu().reshape([-1])[end - source.start :])
         end = source.stop
     return paddle.concat(values).reshape(whole.share)

@@ -89,7 +89,7 @@ class Part(NamedTuple):
         item = self.whole.item
         if isinstance(values, np.ndarray) or (values.place.is_cpu_place() and self._fits(values)):
             return host_bytes(values)[start * item : stop * item]
-        return host_bytes(self._cast(values.detach().flatten()[start:stop]))
+        return host_bytes(self._cast(values.detach().reshape([-1])[start:stop]))
 
     def _cast(self, values: Tensor) -> Tensor:
         dtype: Any = self.whole.dtype

@@ -99,7 +99,7 @@ class Errand:
             if word == _OVER:
                 return
             if word != _BUSY:
-                self._group.send(self._parts[word]().detach().flatten().contiguous(), 0).wait()
+                self._group.send(self._parts[word]().detach().reshape([-1]).contiguous(), 0).wait()
 
     def _lead(self, action: Callable[[], Value]) -> Value:
         self._served = True

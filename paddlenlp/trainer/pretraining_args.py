@@ -77,6 +77,16 @@ class DataArguments:
     share_folder: bool = acts(
         False, "All machines see one file system: only global rank 0 builds the index. Default: rank 0 of each machine."
     )
+    reset_position_ids: bool = acts(
+        False,
+        "Count positions from 0 again behind each end of a document (the tokenizer's eos_token, which "
+        "create_pretraining_data.py --append_eos writes).",
+    )
+    reset_attention_mask: bool = acts(
+        False,
+        "Attention, and all else that looks at other tokens, stays within the document. Default: tokens see all tokens "
+        "of the sample before them. Documents end as for reset_position_ids.",
+    )
     data_impl: str = acts("mmap", "Format of the .idx file.", choices=DATA_FORMATS)
     skip_warmup: bool = acts(True, "Do not read the token file through once to warm the page cache.")
     data_cache: Optional[str] = acts(

@@ -168,16 +168,15 @@ class Trainer:
     def put_back(self, folder: Optional[Path]) -> None:
         """Put weights, optimizer and position where the checkpoint has them; None: where a new run begins."""
         self.state = self._new_state()
+        if self.lr_scheduler is None:
+            self.lr_scheduler = build_lr_scheduler(self.args)
+        if self.optimizer is None:  # before weights are read: it may cut them over the ranks
+            self.optimizer = build_optimizer(self.model, self.args, self.lr_scheduler)
         if folder is not None:
             restore.load_model(self.model, folder)
             self.state = restore.load_state(folder, self.state)
             if self.args.ignore_data_skip:
                 self.state.consumed_samples = 0
-        if self.lr_scheduler is None:
-            self.lr_scheduler = build_lr_scheduler(self.args)
-        if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model, self.args, self.lr_scheduler)
-        if folder is not None:
             restore.load_optimizer(self.model, self.optimizer, self.lr_scheduler, folder, self.args)
             restore.load_rng(folder, self.args.process_index)
 

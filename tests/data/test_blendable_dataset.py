@@ -77,7 +77,9 @@ def test_cache_names_are_the_references(tmp_path):
     BlendableDataset(datasets(), [5, 3, 2], 12, data_cache_path=str(tmp_path))
     text = "Blendable dataset\n\nDatasets:\nnumbers a\n\nnumbers b\n\nnumbers c\n\nWeights: [0.5 0.3 0.2]\nSize: 12\n"
     name = hashlib.md5(text.encode()).hexdigest()
-    assert sorted(os.listdir(tmp_path)) == [f"{name}.dsc", f"{name}_index.npy", f"{name}_sample_index.npy"]
+    assert sorted(os.listdir(tmp_path)) == [
+        f"{name}{end}" for end in (".checked", ".dsc", ".json", "_index.npy", "_sample_index.npy")
+    ]
     assert (tmp_path / f"{name}.dsc").read_text() == text
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from paddlenlp.data import index_builder as module
 from paddlenlp.data.index_builder import (
     build_doc_idx,
+    build_index,
     build_sample_idx,
     build_shuffle_idx,
-    numpy_sample_idx,
+    fast_dataindex,
     plan_epochs,
+    quiet_stdout,
 )
 from paddlenlp.utils.errors import UsageError
 
@@ -41,55 +41,84 @@ def random_case(rng):
     sizes[rng.randint(len(sizes))] += 2
     seq_length, wanted = int(rng.randint(2, 30)), int(rng.randint(1, 60))
     plan = plan_epochs(int(sizes.sum()), seq_length, wanted)
-    return sizes, build_doc_idx(np.arange(len(sizes)), plan, rng), seq_length, plan
+    return sizes, build_doc_idx(range(len(sizes)), plan, rng), seq_length, plan
 
 
 def test_check_vector_of_the_reference():
     rng = np.random.RandomState(42)
     plan = module.EpochPlan(tokens=26, epochs=2, samples=12, head=12)
-    doc_idx = build_doc_idx(np.arange(5), plan, rng)
+    doc_idx = build_doc_idx(range(5), plan, rng)
     assert doc_idx.dtype == np.int32 and doc_idx.tolist() == [3, 1, 0, 0, 2, 2, 4, 4, 3, 1]
     rows = [[0, 0], [1, 2], [2, 3], [3, 2], [4, 1], [4, 5], [5, 2], [5, 6], [6, 3], [6, 7], [7, 2], [7, 6], [8, 1]]
-    for found in (numpy_sample_idx(SIZES, doc_idx, 4, 12), build_sample_idx(SIZES, doc_idx, 4, plan)):
-        assert found.dtype == np.int32 and found.tolist() == rows
+    found = build_sample_idx(SIZES, doc_idx, 4, 12)
+    assert found.dtype == np.int32 and found.tolist() == rows
     shuffle_idx = build_shuffle_idx(plan, rng)
     assert shuffle_idx.dtype == np.uint32
     assert shuffle_idx.tolist() == [0, 10, 9, 1, 8, 5, 11, 3, 4, 7, 6, 2]
 
 
-def test_numpy_equals_the_plain_loop():
+@pytest.mark.parametrize("block", [1, 3, 1 << 16])
+def test_samples_equal_the_plain_loop(monkeypatch, block):
+    monkeypatch.setattr(module, "_BLOCK", block)
     rng = np.random.RandomState(0)
-    for _ in range(1000):
+    for _ in range(500):
         sizes, doc_idx, seq_length, plan = random_case(rng)
         expected = loop_sample_idx(sizes, doc_idx, seq_length, plan.samples)
-        assert np.array_equal(numpy_sample_idx(sizes, doc_idx, seq_length, plan.samples), expected)
+        found = build_sample_idx(sizes, doc_idx, seq_length, plan.samples)
+        assert found.dtype == np.int32 and np.array_equal(found, expected)
 
 
-def test_numpy_equals_fast_dataindex():
+def test_samples_equal_fast_dataindex(capfd):
     pytest.importorskip("fast_dataindex.helpers")
     rng = np.random.RandomState(1)
     for _ in range(1000):
         sizes, doc_idx, seq_length, plan = random_case(rng)
-        compiled = build_sample_idx(sizes, doc_idx, seq_length, plan)
-        found = numpy_sample_idx(sizes, doc_idx, seq_length, plan.samples)
+        with quiet_stdout():
+            compiled = fast_dataindex().build_sample_idx(sizes, doc_idx, seq_length, plan.epochs, plan.tokens)
+        found = build_sample_idx(sizes, doc_idx, seq_length, plan.samples)
         assert compiled.dtype == found.dtype and np.array_equal(compiled, found)
+    assert capfd.readouterr().out == ""
 
 
-def test_compiled_helpers_print_nothing(capfd):
-    pytest.importorskip("fast_dataindex.helpers")
-    plan = plan_epochs(26, 4, 6)
-    print("before", end=" ")
-    build_sample_idx(SIZES, np.arange(5, dtype=np.int32), 4, plan)
-    print("after")
-    sys.stdout.flush()
-    assert capfd.readouterr().out == "before after\n"
+def test_what_is_too_large_to_be_widened_is_shuffled_alike(monkeypatch):
+    plan = plan_epochs(26, 4, 7)
+    wide = build_index(SIZES, range(5), 4, plan, 42)
+    monkeypatch.setattr(module, "_WIDE", 0)
+    for part, array in build_index(SIZES, range(5), 4, plan, 42).items():
+        assert array.dtype == wide[part].dtype and np.array_equal(array, wide[part])
 
 
-def test_works_without_the_optional_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fast_dataindex.helpers", None)
-    assert module.fast_dataindex() is None
-    plan = plan_epochs(26, 4, 6)
-    assert build_sample_idx(SIZES, np.arange(5, dtype=np.int32), 4, plan).shape == (7, 2)
+def test_the_whole_is_its_parts_from_one_generator():
+    plan, rng = plan_epochs(26, 4, 7), np.random.RandomState(42)
+    built = build_index(SIZES, range(5), 4, plan, 42)
+    assert list(built) == ["doc_idx", "sample_idx", "shuffle_idx"]
+    assert np.array_equal(built["doc_idx"], build_doc_idx(range(5), plan, rng))
+    assert np.array_equal(built["sample_idx"], build_sample_idx(SIZES, built["doc_idx"], 4, plan.samples))
+    assert np.array_equal(built["shuffle_idx"], build_shuffle_idx(plan, rng))
+
+
+@pytest.mark.parametrize("seq_length", [4, 11, 60])
+def test_the_stable_order_of_few_epochs_begins_that_of_more(seq_length):
+    few, more = (
+        build_index(SIZES, range(5), seq_length, plan_epochs(26, seq_length, wanted), 7, stable_order=True)
+        for wanted in (9, 40)
+    )
+    for part, array in few.items():
+        assert len(array) < len(more[part]) and np.array_equal(array, more[part][: len(array)])
+    assert sorted(more["shuffle_idx"]) == list(range(len(more["shuffle_idx"])))
+    assert all(sorted(epoch) == list(range(5)) for epoch in more["doc_idx"].reshape(-1, 5))
+    other = build_index(SIZES, range(5), seq_length, plan_epochs(26, seq_length, 40), 8, stable_order=True)
+    assert not np.array_equal(other["doc_idx"], more["doc_idx"])
+
+
+def test_the_stable_order_shuffles_samples_within_their_epoch():
+    plan = plan_epochs(26, 4, 40)
+    built = build_index(SIZES, range(5), 4, plan, 7, stable_order=True)
+    ends = (np.arange(plan.samples) + 1) * 4 // 26  # the epoch of the last token
+    assert np.array_equal(ends[built["shuffle_idx"]], ends)
+    assert not np.array_equal(built["shuffle_idx"], np.arange(plan.samples))
+    epochs = built["doc_idx"].reshape(-1, 5)
+    assert not np.array_equal(epochs[0], epochs[1])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +150,7 @@ def test_epochs_are_the_smallest_number_that_suffices():
 def test_separate_last_epoch_is_shuffled_after_the_others():
     plan = plan_epochs(26, 4, 7)
     rng = np.random.RandomState(5)
-    doc_idx, shuffle_idx = build_doc_idx(np.arange(10, 15), plan, rng), build_shuffle_idx(plan, rng)
+    doc_idx, shuffle_idx = build_doc_idx(range(10, 15), plan, rng), build_shuffle_idx(plan, rng)
     check = np.random.RandomState(5)
     first, last = np.arange(10, 15), np.arange(10, 15)
     check.shuffle(first)
@@ -135,7 +164,7 @@ def test_separate_last_epoch_is_shuffled_after_the_others():
 def test_more_entries_than_int32_counts_are_refused():
     plan = module.EpochPlan(tokens=10, epochs=2**30, samples=1, head=1)
     with pytest.raises(UsageError, match="1073741824 epochs of 3 documents"):
-        build_doc_idx(np.arange(3), plan, np.random.RandomState(0))
+        build_doc_idx(range(3), plan, np.random.RandomState(0))
 
 
 def test_shuffle_idx_type():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import types
 
 import numpy as np
 import pytest
 
-from paddlenlp.data.preprocess import DocumentEncoder, dtype_for, encode_chunks, make_dataset_from_text
+from paddlenlp.data.preprocess import DocumentEncoder, dtype_for, encode_chunks
 from paddlenlp.data.preprocess_text import TextOptions, TextReader
 from paddlenlp.data.progress import DocumentProgress
 from paddlenlp.data.text_sources import Chunk
@@ -23,7 +25,8 @@ def tokenizer(tmp_path_factory):
 
 
 def texts(text, **options):
-    return TextReader(TextOptions(**options)).texts(text)
+    reader = TextReader(TextOptions(**options))
+    return reader.texts(reader.cleaned(text))
 
 
 def test_long_runs_are_written_once():
@@ -44,10 +47,52 @@ def test_chinese_words():
     assert texts("中国/人民//学习", cn_whole_word_segment=True, cn_splited=True, cn_split_dimer="/") == [
         ["中国", "人民", "学习"]
     ]
-    with pytest.raises(UsageError, match="lac"):
-        TextOptions(cn_whole_word_segment=True, cn_seg_func="lac").check()
-    with pytest.raises(UsageError, match="max_repeated_len is 0"):
-        TextOptions(max_repeated_len=0).check()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_repeated_len": 0}, "max_repeated_len is 0; expected at least 1"),
+        ({"min_doc_length": -1}, "min_doc_length is -1"),
+        ({"unicode_normalization": "NFX"}, "'NFX'; expected NFC or NFKC"),
+        ({"cn_whole_word_segment": True, "cn_seg_func": "other"}, "'other'; expected lac, seg, jieba"),
+        ({"cn_splited": True, "cn_split_dimer": ""}, "cn_split_dimer is empty"),
+    ],
+)
+def test_options_that_cannot_be_met(options, message):
+    with pytest.raises(UsageError, match=message):
+        TextOptions(**options).check()
+
+
+def test_words_found_by_lac(monkeypatch):
+    class LAC:
+        def __init__(self, mode):
+            self.mode = mode
+
+        def run(self, text):
+            words = [text[:2], text[2:]]
+            return [words, ["n", "v"]] if self.mode == "lac" else words
+
+    monkeypatch.setitem(sys.modules, "LAC", types.SimpleNamespace(LAC=LAC))
+    for name in ("lac", "seg"):
+        assert texts("人民学习", cn_whole_word_segment=True, cn_seg_func=name) == [["人民", "学习"]]
+    monkeypatch.setitem(sys.modules, "LAC", None)
+    with pytest.raises(UsageError, match="cn_seg_func seg needs `pip install LAC`"):
+        TextOptions(cn_whole_word_segment=True, cn_seg_func="seg").check()
+
+
+def test_cleaning():
+    dirty = " \ufeffe\u0301\x00 \uff21\x07\tb\u200b\n\x7f "
+    assert texts(dirty) == ["\ufeffe\u0301\x00 \uff21\x07\tb\u200b\n\x7f"]
+    assert texts(dirty, remove_control_characters=True) == ["e\u0301 \uff21\tb"]
+    assert texts("e\u0301\uff21", unicode_normalization="NFC") == ["\xe9\uff21"]
+    assert texts("e\u0301\uff21", unicode_normalization="NFKC") == ["\xe9A"]
+
+
+def test_short_documents_are_left_out():
+    lines = [json.dumps({"text": text}).encode() for text in ("abc", "  ab ", "", "abcd")]
+    chunk = Chunk("a", True, list(enumerate(lines, 1)))
+    assert TextReader(TextOptions(min_doc_length=3)).documents(chunk) == ([["abc"], ["abcd"]], [], 2)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +108,9 @@ def test_chinese_words():
     ],
 )
 def test_bad_records(line, reason):
-    found, problems = TextReader(TextOptions()).documents(Chunk("a.jsonl", True, [(1, b'{"text": "x"}'), (7, line)]))
-    assert found == [["x"]]
+    chunk = Chunk("a.jsonl", True, [(1, b'{"text": "x"}'), (7, line)])
+    found, problems, short = TextReader(TextOptions()).documents(chunk)
+    assert found == [["x"]] and short == 0
     assert str(problems[0]).startswith("a.jsonl:7: ") and reason in problems[0].reason
 
 
@@ -73,7 +119,8 @@ def test_encoded_documents(tokenizer):
     lines = [json.dumps({"text": t}).encode() for t in ("One two. Three.", "  ", "four")]
     encoded = encoder(Chunk("a", True, list(enumerate(lines, 1)), read=9))
     parts = [tokenizer.encode_ids("One two."), [*tokenizer.encode_ids("Three."), 2], [*tokenizer.encode_ids("four"), 2]]
-    assert encoded.sizes == [len(part) for part in parts] and encoded.sequences == [2, 1] and encoded.read == 9
+    assert encoded.sizes.tolist() == [len(part) for part in parts] and encoded.sequences.tolist() == [2, 1]
+    assert encoded.read == 9
     assert encoded.ids.dtype == np.uint16 and encoded.ids.tolist() == [i for part in parts for i in part]
     without = DocumentEncoder(tokenizer, TextOptions())(Chunk("a", True, [(1, lines[0])]))
     assert without.ids.tolist() == tokenizer.encode_ids("One two. Three.")
@@ -133,27 +180,24 @@ def test_worker_that_dies():
         list(encode_chunks([Chunk("a", False, [(1, b"x")])] * 3, encoder, 2))
 
 
-def test_interrupted_run_leaves_the_old_dataset(tokenizer, tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("one two\n\nthree")
-    prefix = str(tmp_path / "out" / "data")
-    encoder = DocumentEncoder(tokenizer, TextOptions())
-    make_dataset_from_text([str(tmp_path)], prefix, encoder)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-
-    def stop(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(DocumentProgress, "add", stop)
-    with pytest.raises(KeyboardInterrupt):
-        make_dataset_from_text([str(tmp_path / "a.txt")], prefix, encoder)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-
-
 def test_progress_lines(capsys):
-    with DocumentProgress(100, interval=10) as progress:
+    progress = DocumentProgress(interval=10)
+    progress.start(100, read=50, documents=3)
+    with progress:
         for documents in (4, 9, 12, 19, 35, 36):
             progress.add(1, 2_000_000, documents, documents * 100)
         assert progress.rates().endswith("tokens/s")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" (")[0] for line in lines] == ["Processed 12 documents", "Processed 35 documents"]
     assert "docs/s" in lines[0] and "MB/s" in lines[0] and "tokens/s" in lines[0]
+    assert "53 % read, 0:00:0" in lines[0] and lines[0].endswith("remain.")
+
+
+def test_rates_leave_out_what_was_done_before(monkeypatch):
+    clock = iter([0.0, 0.0, 2.0, 2.0])  # made, started, two looks
+    monkeypatch.setattr("paddlenlp.data.progress.time.perf_counter", lambda: next(clock))
+    progress = DocumentProgress(interval=None)
+    progress.start(1000, read=400, documents=100, tokens=5000)
+    progress.add(200, 3_000_000, 150, 6000)
+    assert progress.rates() == "25.0 docs/s, 1.50 MB/s, 500 tokens/s"
+    assert progress.left() == ", 60 % read, 0:00:04 remain"

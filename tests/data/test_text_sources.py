@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 
 import pytest
 import zstandard
 
-from paddlenlp.data import text_sources
-from paddlenlp.data.text_sources import find_text_files, kind_of, read_chunks
+from paddlenlp.data import text_records, text_sources
+from paddlenlp.data.text_sources import find_text_files, kind_of, read_chunks, share_of
 from paddlenlp.utils.errors import UsageError
 
 LINES = [json.dumps({"text": f"document {i}"}).encode() for i in range(1000)]
@@ -24,7 +25,17 @@ def records(path, separator=""):
 def test_folder_is_walked_in_order(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()
-    for name in ("z.jsonl", "b/a.txt", "a.jsonl.gz", "c.json.zst", "README.md", "x.gz", ".hidden/y.txt", ".w.txt"):
+    for name in (
+        "z.jsonl",
+        "b/a.txt",
+        "a.jsonl.gz",
+        "c.json.zst",
+        "README.md",
+        "x.gz",
+        "t.parquet.gz",
+        ".hidden/y.txt",
+        ".w.txt",
+    ):
         (tmp_path / name).touch()
     found, passed_over = find_text_files(str(tmp_path))
     assert [path.relative_to(tmp_path).as_posix() for path in found] == [
@@ -33,7 +44,7 @@ def test_folder_is_walked_in_order(tmp_path):
         "c.json.zst",
         "z.jsonl",
     ]
-    assert sorted(path.name for path in passed_over) == ["README.md", "x.gz"]
+    assert sorted(path.name for path in passed_over) == ["README.md", "t.parquet.gz", "x.gz"]
     assert find_text_files(str(tmp_path / "*.jsonl"))[0] == [tmp_path / "z.jsonl"]
     assert find_text_files([str(tmp_path / "z.jsonl"), str(tmp_path)])[0][0] == tmp_path / "z.jsonl"
     assert len(find_text_files([str(tmp_path), str(tmp_path)])[0]) == 4, "a file counts once"
@@ -88,7 +99,7 @@ def test_paragraphs_of_plain_text(tmp_path):
 
 
 def test_items_of_an_array(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_sources, "_BLOCK", 64)  # items reach across blocks
+    monkeypatch.setattr(text_records, "_BLOCK", 64)  # items reach across blocks
     items = [{"text": "a]b\n,c" * i, "n": [i, {}]} for i in range(50)]
     path = tmp_path / "a.json"
     path.write_text(json.dumps(items, indent=2, ensure_ascii=False))
@@ -105,3 +116,74 @@ def test_lines_in_a_json_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"\n".join(LINES))
     assert len(records(path)[0]) == 1000
+
+
+def write_table(path, texts, column="text", rows=40):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"id": list(range(len(texts))), column: texts}), path, row_group_size=rows)
+
+
+def test_rows_of_a_table(tmp_path):
+    path = tmp_path / "a.parquet"
+    texts = [f"row {i} \u4e2d" for i in range(99)] + [None]
+    write_table(path, texts)
+    found, problems = records(path)
+    assert [json.loads(content)["text"] for _, content in found] == texts and not problems
+    assert [number for number, _ in found] == list(range(1, 101))
+    write_table(path, [b"ok", b"\xff"])
+    assert [json.loads(content)["text"] for _, content in records(path)[0]] == ["ok", "\udcff"]
+    with pytest.raises(UsageError, match=r"a\.parquet: no column 'body'; found id, text"):
+        list(read_chunks([path], key="body"))
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "damaged" in records(path)[1][0].reason
+
+
+def test_libraries_that_are_missing_are_named(tmp_path, monkeypatch):
+    for name, library in (("a.parquet", "pyarrow"), ("a.jsonl.zst", "zstandard")):
+        (tmp_path / name).write_bytes(b"x")
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(UsageError, match=f"{name}: reading .* needs `pip install {library}`"):
+            list(read_chunks([tmp_path / name]))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "jsonl.zst", "txt", "txt.gz", "json", "parquet"])
+def test_reading_goes_on_from_any_chunk(tmp_path, monkeypatch, kind):
+    """The chunks after each place are those of one pass: records, numbers of lines and bytes read."""
+    monkeypatch.setattr(text_sources, "CHUNK_RECORDS", 7)
+    monkeypatch.setattr(text_records, "_BLOCK", 256)
+    texts = [f"text {i}\nof two lines" for i in range(60)]
+    files = [tmp_path / f"{name}.{kind}" for name in "ab"]
+    for path in files:
+        content = {
+            "txt": "\n\n \n".join(texts),
+            "json": json.dumps([{"text": text} for text in texts], indent=1),
+        }.get(kind.split(".")[0], "\n\n".join(json.dumps({"text": text}) for text in texts))
+        if kind == "parquet":
+            write_table(path, texts, rows=13)
+        else:
+            pack = {"gz": gzip.compress, "zst": zstandard.compress}.get(kind.split(".")[-1], bytes)
+            path.write_bytes(pack(b"\xef\xbb\xbf" + content.encode()))
+    whole = list(read_chunks(files))
+    assert len(whole) >= 18 and sum(len(chunk.records) for chunk in whole) == 120
+    for number, chunk in enumerate(whole):
+        rest = list(read_chunks(files, start=chunk.place))
+        assert [(c.records, c.place, c.problems) for c in rest] == [
+            (c.records, c.place, []) for c in whole[number + 1 :]
+        ]
+        read = [sum(c.read for c in some) for some in (whole, whole[: number + 1], rest)]
+        assert abs(read[1] + read[2] - read[0]) <= 2 * text_records._BLOCK
+
+
+def test_shares_of_files(tmp_path):
+    files = []
+    for number, size in enumerate([10, 0, 50, 10, 10, 20, 300]):
+        files.append(tmp_path / f"{number}.txt")
+        files[-1].write_bytes(b"x" * size)
+    for count in (1, 2, 3, 9):
+        shares = [share_of(files, number, count) for number in range(1, count + 1)]
+        assert [path for share in shares for path in share] == files
+    assert share_of(files, 1, 3) == files[:6], "shares are of about equal size"
+    empty = files[1:2]
+    assert [share_of(empty, number, 2) for number in (1, 2)] == [empty, []]

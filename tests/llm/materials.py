@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -30,12 +30,17 @@ def write_materials(top: Path) -> None:
     (top / "model").mkdir()
     (top / "model/config.json").write_text(json.dumps(SHAPE))
     write_tokenizer(top / "tokenizer", VOCAB)
-    (top / "data").mkdir()
+    write_data(top / "data")
+
+
+def write_data(folder: Path, end: Sequence[int] = ()) -> None:
+    """Documents that count upwards, and close with `end`."""
+    folder.mkdir()
     random = np.random.default_rng(0)
-    with MMapIndexedDatasetBuilder(str(top / "data/corpus"), np.uint16) as builder:
+    with MMapIndexedDatasetBuilder(str(folder / "corpus"), np.uint16) as builder:
         for _ in range(60):
             start, length = random.integers(0, VOCAB), random.integers(20, 80)
-            builder.add_item((start + np.arange(length)) % (VOCAB - 3) + 3)
+            builder.add_item(np.concatenate([(start + np.arange(length)) % (VOCAB - 3) + 3, list(end)]))
             builder.end_document()
         builder.finalize()
 

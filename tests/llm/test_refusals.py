@@ -54,6 +54,10 @@ def test_data_with_ids_beyond_the_vocabulary(pretrain, retokenize, files):
     refused(pretrain(), "corpus", "255", "128")
 
 
+def test_bounds_of_documents_in_data_without_end_tokens(pretrain):
+    refused(pretrain(reset_attention_mask=True), "corpus: none of the first 16 document(s) ends in", "--append_eos")
+
+
 def test_an_output_dir_that_is_a_file(pretrain, tmp_path):
     (tmp_path / "file").write_text("")
     refused(pretrain(output_dir=str(tmp_path / "file/below")), "output_dir")
@@ -84,7 +88,9 @@ def test_a_layout_that_does_not_divide_the_processes(pretrain):
 
 
 def test_a_model_that_can_t_be_cut_so_fine(pretrain):
-    done = pretrain(tensor_parallel_degree=8, environment={"PADDLE_TRAINERS_NUM": "8"})
+    ranks = ",".join(f"127.0.0.1:{port}" for port in range(1, 9))  # nobody is there; nobody is needed
+    environment = {"PADDLE_TRAINERS_NUM": "8", "PADDLE_TRAINER_ID": "0", "PADDLE_TRAINER_ENDPOINTS": ranks}
+    done = pretrain(tensor_parallel_degree=8, environment=environment)
     refused(done, "num_attention_heads 4 is not a multiple of tensor_parallel_degree = 8", "1, 2 or 4")
 
 

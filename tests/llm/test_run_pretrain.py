@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
+from materials import write_data
 from safetensors.numpy import load_file
 
 
@@ -123,3 +125,17 @@ def test_flags_for_fused_operations_are_answered(pretrain):
 def test_cpu_tuning_can_be_turned_off(pretrain):
     on, off = pretrain(max_steps=1), pretrain(max_steps=2, cpu_tuning=False)
     assert "CPU tuning" in on.stderr and "CPU tuning" not in off.stderr
+
+
+def test_bounds_of_documents_act(pretrain, files, tmp_path):
+    write_data(tmp_path / "ended", [2])
+    shape = json.loads((files / "model/config.json").read_text())
+    (files / "model/config.json").write_text(json.dumps({**shape, "initializer_range": 0.3}))  # attention is uneven
+    names, found = ("reset_position_ids", "reset_attention_mask"), []
+    for number, asked in enumerate([(), names[:1], names[1:]]):
+        out = tmp_path / f"out{number}"
+        options = dict.fromkeys(asked, True)
+        done = pretrain(input_dir=str(tmp_path / "ended"), output_dir=str(out), max_steps=2, do_eval=False, **options)
+        assert done.returncode == 0, done.stderr
+        found.append(losses(out)[0])
+    assert min(abs(a - b) for a, b in combinations(found, 2)) > 1e-3, found

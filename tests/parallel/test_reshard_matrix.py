@@ -62,7 +62,7 @@ def test_the_next_loss_is_that_of_the_run_that_went_on(ranks, precision, cell):
     (expected,) = on_its_ranks(ranks, precision, "written", source)[0]["losses"]
     for found in on_its_ranks(ranks, precision, "read", target):
         (loss,) = found[source]["losses"]
-        assert abs(loss - expected) <= (1e-6 if precision == "float32" else 2e-3) * expected
+        assert abs(loss - expected) <= 1e-6 * expected
 
 
 @pytest.mark.parametrize("source", UNMERGED)

@@ -250,5 +250,5 @@ def traffic(strategy: str, n: int, micro_batches: int, buckets: int, size: int) 
             "sharding all_gather": [2 * micro_batches * number for number in share],
         },
     }
-    numbers = {"data all_reduce": [1, 4], "world all_reduce": [2, 16]}  # kept tokens; loss and norm
+    numbers = {"data all_reduce": [1, 4], "world all_reduce": [2, 24]}  # kept tokens; loss, norm, refusals
     return {**exchanges[strategy], **numbers}

@@ -38,11 +38,12 @@ def test_training_and_evaluation_are_those_of_one_process(tmp_path):
         assert max(gaps) < max(abs(a - b) for a, b in zip(plain["eval_loss"], rounded["eval_loss"])), layout
 
 
-def test_the_first_rank_decides_where_to_go_on(tmp_path):
+def test_all_ranks_must_see_the_checkpoint_to_go_on_from(tmp_path):
     assert topology().world.size == 1
     run = tiny_run(str(tmp_path / "here"))
     run.trainer(max_steps=2).train()
     payload = {"folder": str(tmp_path / "here"), "elsewhere": str(tmp_path / "nowhere")}
     first, second = run_ranks(2, "tests/parallel/work_trainer.py:resuming", payload)
-    assert first[0] == second[0] == str(tmp_path / "here/checkpoint-2")
-    assert first[1] == second[1] and first[1][0] == "UsageError" and "nowhere is not a whole checkpoint" in first[1][1]
+    assert first == second and first[0][0] == first[1][0] == "UsageError"
+    assert "Rank 1" in first[0][1] and "output_dir must be on a file system all machines see" in first[0][1]
+    assert "nowhere is not a whole checkpoint" in first[1][1]

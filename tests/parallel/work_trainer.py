@@ -46,14 +46,15 @@ def runs(payload: Dict[str, Any]) -> List[Any]:
 
 
 def resuming(payload: Dict[str, Any]) -> List[Any]:
-    """Where a rank goes on from that sees another folder than the first one; and from a folder that is not there."""
+    """What is said where a rank sees another folder than the first one, and of a folder that is not there."""
     from work_agree import said
 
     from paddlenlp.parallel import init_topology
+    from paddlenlp.trainer import restore
 
     first = os.environ["PADDLE_TRAINER_ID"] == "0"
     tiny = tiny_run(payload["folder"])
     init_topology(tiny.args())
     here = tiny_run(payload["folder"] if first else payload["elsewhere"])
     trainer = here.trainer()
-    return [str(trainer._find_resume(None)), said(lambda: trainer.train("nowhere"))]
+    return [said(lambda: restore.find_resume(trainer.args, None)), said(lambda: trainer.train("nowhere"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import islice
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import paddle
 from paddle import Tensor
@@ -14,6 +14,7 @@ from paddle.nn import functional as F
 from paddlenlp.utils.pylayer import needed, note_frozen, save
 
 from .. import plain
+from ..documents import Documents
 from . import threads
 
 BLOCK = 128
@@ -30,6 +31,7 @@ def attention(
     v: Tensor,
     *,
     mask: Optional[Tensor] = None,
+    documents: Optional[Documents] = None,
     bias: Optional[Tensor] = None,
     scale: Optional[float] = None,
     window: Optional[int] = None,
@@ -38,22 +40,28 @@ def attention(
     """See `kernels.attention`. What has a mask, bias, window, dropout or cached keys is left to the plain version."""
     special = mask is not None or bias is not None or window is not None or dropout or q.shape[1] != k.shape[1]
     if special or any(x.dtype != paddle.float32 for x in (q, k, v)):
-        return plain.attention(q, k, v, mask=mask, bias=bias, scale=scale, window=window, dropout=dropout)
-    return _CausalAttention.apply(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)
+        options: Dict[str, Any] = {"mask": mask, "documents": documents, "bias": bias, "scale": scale, "window": window}
+        return plain.attention(q, k, v, dropout=dropout, **options)
+    return _CausalAttention.apply(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale, documents)
 
 
 class _CausalAttention(PyLayer):
-    """Inside, heads are [b * hkv, heads that share a key head, s, d], and spread over the threads."""
+    """Inside, heads are [b * hkv, heads that share a key head, s, d], and spread over the threads; with them go the
+    `numbers` of their documents, [b * hkv, s]."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Optional[Documents]) -> Tensor:
         note_frozen(ctx, q, k, v)
         (b, s, h, _), groups = q.shape, k.shape[2]
         keep = b * h * s * (s + BLOCK) * 2 <= KEPT_BYTES
+        numbers = None if documents is None else documents.numbers.repeat_interleave(groups, 0)
         folded = [_fold(x, groups) for x in (q, k, v)]
         spans = _spans(b * groups)
-        made = threads.run(lambda span: _forward([threads.cut(x, span) for x in folded], scale, keep), spans)
-        ctx.scale, ctx.batch, ctx.spans, ctx.saved = scale, b, spans, [len(saved) for _, saved in made]
+        made = threads.run(
+            lambda span: _forward([threads.cut(x, span) for x in folded], scale, keep, _cut(numbers, span)), spans
+        )
+        ctx.numbers, ctx.scale, ctx.batch, ctx.spans = numbers, scale, b, spans
+        ctx.saved = [len(saved) for _, saved in made]
         save(ctx, *(x for _, saved in made for x in saved))
         return _unfold(_joined([out for out, _ in made]), b)
 
@@ -62,8 +70,14 @@ class _CausalAttention(PyLayer):
         saved = iter(ctx.saved_tensor())
         grad = _fold(grad, ctx.spans[-1][1] // ctx.batch)
         parts = [(span, list(islice(saved, count))) for span, count in zip(ctx.spans, ctx.saved)]
-        made = threads.run(lambda part: _backward(threads.cut(grad, part[0]), part[1], ctx.scale), parts)
+        made = threads.run(
+            lambda part: _backward(threads.cut(grad, part[0]), part[1], ctx.scale, _cut(ctx.numbers, part[0])), parts
+        )
         return needed(ctx, [_unfold(_joined(grads), ctx.batch) for grads in zip(*made)])
+
+
+def _cut(numbers: Optional[Tensor], span: Tuple[int, int]) -> Optional[Tensor]:
+    return None if numbers is None else threads.cut(numbers, span)
 
 
 def _spans(heads: int) -> List[Tuple[int, int]]:
@@ -72,20 +86,22 @@ def _spans(heads: int) -> List[Tuple[int, int]]:
     return threads.spans(heads) if even else [(0, heads)]
 
 
-def _forward(folded: List[Tensor], scale: float, keep: bool) -> Tuple[Tensor, List[Tensor]]:
+def _forward(folded: List[Tensor], scale: float, keep: bool, numbers: Optional[Tensor]) -> Tuple[Tensor, List[Tensor]]:
     """The output, and what `_backward` needs: keys, values, blocks of queries and, if `keep`, of probabilities."""
     q, k, v = folded
     k, v, out, queries, kept = k.squeeze(1), v.squeeze(1), [], [], []
     for start, end in _blocks(k.shape[1]):
         rows = paddle.scale(_stacked(q, start, end), scale)  # not in place: the slice may be a view of q
-        p = _probabilities(rows, k[:, :end], end - start)
+        p = _probabilities(rows, k[:, :end], end - start, numbers)
         out.append(_unstacked(paddle.matmul(p, v[:, :end]), end - start))
         queries.append(rows)
         kept += [p] if keep else []
     return _joined(out, 2), [k, v, *queries, *kept]
 
 
-def _backward(grad: Tensor, saved: List[Tensor], scale: float) -> Tuple[Tensor, Tensor, Tensor]:
+def _backward(
+    grad: Tensor, saved: List[Tensor], scale: float, numbers: Optional[Tensor]
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     k, v, *rest = saved
     blocks = _blocks(k.shape[1])
@@ -94,7 +110,7 @@ def _backward(grad: Tensor, saved: List[Tensor], scale: float) -> Tuple[Tensor, 
     for index in reversed(range(len(blocks))):
         start, end = blocks[index]
         rows, keys, values = queries[index], k[:, :end], v[:, :end]
-        p = kept[index] if kept else _probabilities(rows, keys, end - start)
+        p = kept[index] if kept else _probabilities(rows, keys, end - start, numbers)
         g = _stacked(grad, start, end)
         grads_v.add(paddle.matmul(p, g, transpose_x=True))
         scores = paddle._C_ops.softmax_grad(p, paddle.matmul(g, values, transpose_y=True), -1)
@@ -151,10 +167,14 @@ def _unstacked(x: Tensor, rows: int) -> Tensor:
     return x.reshape([x.shape[0], -1, rows, x.shape[-1]])
 
 
-def _probabilities(rows: Tensor, keys: Tensor, count: int) -> Tensor:
-    """softmax(rows keys') of the last `count` positions, each seeing the keys up to its own place."""
-    scores = paddle.matmul(rows, keys, transpose_y=True)
-    return F.softmax_(scores.add_(_mask(count, keys.shape[1], rows.shape[1] // count)), -1)
+def _probabilities(rows: Tensor, keys: Tensor, count: int, numbers: Optional[Tensor]) -> Tensor:
+    """softmax(rows keys') of the last `count` positions, each seeing the keys of its document up to its own place."""
+    length, heads = keys.shape[1], rows.shape[1] // count
+    scores = paddle.matmul(rows, keys, transpose_y=True).add_(_mask(count, length, heads))
+    if numbers is not None:
+        same = Documents(numbers).same(slice(length - count, length), slice(length)).astype("float32")
+        scores = scores.add_(((1 - same) * plain.MASKED).tile([1, heads, 1]))
+    return F.softmax_(scores, -1)
 
 
 @lru_cache(maxsize=64)

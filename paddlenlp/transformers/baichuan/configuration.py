@@ -15,6 +15,8 @@ class BaichuanConfig(PretrainedConfig):
     Released files of all models say "baichuan". Until they are set, `alibi` (linear biases, as in the 13B models, in
     place of rotary positions) follows from there being no `max_position_embeddings`, and `normalised_head` (Baichuan 2)
     from there being a `z_loss_weight`, or from the size of the vocabulary.
+
+    `counts_positions` tells those who number tokens that with `alibi` only distances count.
     """
 
     model_type = "baichuan"
@@ -37,6 +39,8 @@ class BaichuanConfig(PretrainedConfig):
         "eos_token_id": 2,
         "tie_word_embeddings": False,
     }
+
+    derived = {"counts_positions": lambda config: not config.alibi}
 
     @classmethod
     def normalize(cls, values: Dict[str, Any]) -> Dict[str, Any]:

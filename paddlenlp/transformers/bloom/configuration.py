@@ -8,7 +8,9 @@ from paddlenlp.transformers.configuration_utils import PretrainedConfig
 
 
 class BloomConfig(PretrainedConfig):
-    """Sizes and options of a BLOOM. Positions have no limit; `seq_length` says what it was trained with."""
+    """Sizes and options of a BLOOM. Positions have no limit; `seq_length` says what it was trained with.
+
+    `counts_positions` tells those who number tokens that only distances count."""
 
     model_type = "bloom"
     attribute_map = {
@@ -33,7 +35,10 @@ class BloomConfig(PretrainedConfig):
         "pad_token_id": 3,
         "tie_word_embeddings": True,
     }
-    derived = {"intermediate_size": lambda config: 4 * config.hidden_size}
+    derived = {
+        "intermediate_size": lambda config: 4 * config.hidden_size,
+        "counts_positions": lambda config: False,
+    }
 
     def problems(self) -> List[str]:
         found = super().problems()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from paddlenlp.data import MMapIndexedDataset, read_sidecar
+from paddlenlp.data import MMapIndexedDataset, make_dataset, read_sidecar
+from paddlenlp.data.progress import DocumentProgress
 from paddlenlp.transformers.auto.tokenizer import AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,10 +62,17 @@ def test_workers_give_the_same_files(make, corpus, tmp_path):
         assert Path(one + suffix).read_bytes() == Path(two + suffix).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.json", "a.txt.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.json", "a.txt.gz", "a.parquet"])
 def test_kinds_of_input(make, corpus, texts, tmp_path, name):
     some = texts[:300]
-    if name == "a.json":
+    if name == "a.parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        sink = io.BytesIO()
+        parquet.write_table(pyarrow.table({"text": some}), sink)
+        content = sink.getvalue()
+    elif name == "a.json":
         content = json.dumps([{"text": text} for text in some]).encode()
     elif ".txt" in name:
         content = "\n\n\n".join(some).encode()
@@ -94,6 +103,50 @@ def test_text_options(make, tmp_path, tokenizer_dir):
     words = [i for word in ("学而", "时习之") for i in tokenizer.encode_ids(word)]
     assert documents(make(text, *split)[1])[0] == [words]
     assert documents(make(text, *split, "--cn_split_dimer", "x")[1])[0] == [tokenizer.encode_ids("学而 时习之")]
+
+
+def test_cleaning_options(make, tmp_path, tokenizer_dir, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in ("\uff21 fox\x07", "dog", "A fox", "A dog")))
+    options = ["--remove_control_characters", "--unicode_normalization", "NFKC", "--min_doc_length", "4"]
+    _, prefix = make(path, *options, "--remove_duplicates")
+    assert documents(prefix)[0] == [tokenizer.encode_ids(text) for text in ("A fox", "A dog")]
+    out = capsys.readouterr().out
+    assert "they are too short: 1" in out and "their text was there before: 1" in out
+
+
+def test_lazy_format_is_written(make, corpus, tmp_path):
+    _, lazy = make(corpus, "--data_impl", "lazy")
+    _, mmap = make(corpus, prefix=tmp_path / "mmap")
+    old, new = make_dataset(lazy, "lazy"), make_dataset(mmap)
+    assert np.array_equal(old.tokens, new.tokens) and np.array_equal(old.doc_idx, new.doc_idx)
+    assert np.array_equal(old.pointers, new.pointers)
+
+
+def test_shards(make, corpus, tmp_path):
+    _, whole = make(corpus)
+    parts = [make(corpus, "--shard", f"{number}/2", prefix=tmp_path / f"s{number}")[1] for number in (1, 2)]
+    assert b"".join(Path(part + ".bin").read_bytes() for part in parts) == Path(whole + ".bin").read_bytes()
+
+
+def test_interrupted_and_run_again(make, corpus, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        real, calls = DocumentProgress.add, iter(range(99))
+
+        def add(self, *args):
+            real(self, *args)
+            if next(calls) == 1:
+                raise KeyboardInterrupt
+
+        patch.setattr(DocumentProgress, "add", add)
+        code, prefix = make(corpus)
+    assert code == 130 and "run the same command again to go on" in capsys.readouterr().err
+    make(corpus)
+    assert "going on after 512 documents" in capsys.readouterr().err
+    _, alone = make(corpus, prefix=tmp_path / "alone")
+    for suffix in (".bin", ".idx"):
+        assert Path(prefix + suffix).read_bytes() == Path(alone + suffix).read_bytes()
 
 
 @pytest.mark.parametrize("option", ["--model_name_or_path", "--model_name", "--tokenizer_name"])
@@ -132,10 +185,12 @@ def test_bad_line_can_stop_the_run(make, tmp_path, capsys):
     [
         (b"[1]\n[2]", [], "all 2 records were bad, the first"),
         (b'{"text": "  "}', [], "no documents with text in"),
-        (b'{"text": "x"}', ["--data_impl", "lazy"], "use mmap"),
+        (b'{"text": "x"}', ["--shard", "3/2"], "--shard is '3/2'; expected I/N"),
+        (b'{"text": "x"}', ["--sync_interval", "-1"], "--sync_interval is -1.0"),
+        (b'{"text": "x"}', ["--min_doc_length", "5"], "1 are shorter than min_doc_length"),
         (b'{"text": "x"}', ["--workers", "0"], "--workers is 0; expected at least 1"),
         (b'{"text": "x"}', ["--max_doc_num", "0"], "--max_doc_num is 0"),
-        (b'{"text": "x"}', ["--cn_whole_word_segment", "--cn_seg_func", "lac"], "'lac' is not offered"),
+        (b'{"text": "x"}', ["--cn_whole_word_segment", "--cn_seg_func", "lac"], "needs `pip install LAC`"),
         (b'{"text": "x"}', ["--input_path", "absent.jsonl"], "absent.jsonl: no such file"),
     ],
 )
@@ -150,7 +205,7 @@ def test_errors(make, tmp_path, capsys, content, options, message):
 def test_nowhere_to_write(make, corpus, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert make(corpus, prefix=tmp_path / "file" / "data")[0] == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "data.bin: cannot write" in capsys.readouterr().err
 
 
 def test_no_tokenizer(make, corpus, tmp_path, capsys):

@@ -1,0 +1,73 @@
+"""One function over many files: in processes, in order, with progress."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, List, Sequence, Tuple, TypeVar
+
+from tqdm import tqdm
+
+from paddlenlp.utils.errors import UsageError
+
+Result = TypeVar("Result")
+
+
+def map_files(
+    function: Callable[[Path, Path], Result],
+    pairs: Sequence[Tuple[Path, Path]],
+    workers: int = 1,
+    log_interval: int = 1,
+) -> Iterator[Result]:
+    """`function(source, target)` of every pair, in order.
+
+    Args:
+        function: something that can be sent to another process.
+        workers: processes; 1 is this process itself.
+        log_interval: files between two lines where standard error is not a terminal.
+
+    Raises:
+        UsageError: a worker process died.
+    """
+    sizes = [source.stat().st_size for source, _ in pairs]
+    if workers <= 1 or len(pairs) == 1:
+        yield from _with_progress((function(*pair) for pair in pairs), sizes, log_interval)
+        return
+    context = multiprocessing.get_context("spawn")  # forking is not safe once a library has threads
+    with ProcessPoolExecutor(min(workers, len(pairs)), context) as pool:
+        try:
+            results = pool.map(function, *zip(*pairs))
+            yield from _with_progress(results, sizes, log_interval)
+        except BrokenProcessPool:
+            problem = "a worker process ended suddenly, most often for want of memory; try fewer workers"
+            raise UsageError(problem) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _with_progress(results: Iterable[Result], sizes: List[int], log_interval: int) -> Iterator[Result]:
+    """`results`, one for each of files of these `sizes` in bytes."""
+    start, done = time.perf_counter(), 0
+    terminal = sys.stderr.isatty()
+    with tqdm(total=sum(sizes), unit="B", unit_scale=True, disable=not terminal) as bar:
+        for number, (result, size) in enumerate(zip(results, sizes), 1):
+            done += size
+            bar.update(size)
+            if not terminal and number % log_interval == 0:
+                rate = done / 1e6 / max(time.perf_counter() - start, 1e-9)
+                print(f"{number} of {len(sizes)} files ({done / 1e6:.1f} MB, {rate:.2f} MB/s)", file=sys.stderr)
+            yield result
+
+
+def targets_in(folder: Path, files: Sequence[Path], suffix: str) -> List[Tuple[Path, Path]]:
+    """Each of `files` with a path below `folder`: where it stands below the folder common to all, `suffix` added."""
+    common = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    return [(file, folder / f"{file.absolute().relative_to(common)}{suffix}") for file in files]
+
+
+__all__ = ["map_files", "targets_in"]
