@@ -247,6 +247,7 @@ def build_datasets(data_args: DataArguments, args: PreTrainingArguments, data_fi
         data_args.skip_warmup,
         share_folder=data_args.share_folder,
         data_cache_path=data_args.data_cache,
+        stable_order=data_args.stable_data_order,
         spare_cache_path=str(Path(args.output_dir, "index-cache")),
         is_builder=builds_index(written_folders(data_files, data_args.data_cache), data_args.share_folder, everyones),
     )

@@ -51,7 +51,10 @@ METHODS = {
     *("tarfile.extractall", "shutil.unpack_archive", "runpy.run_path", "code.interact"),
 }
 ATTRIBUTES = {"extractall", "unpack_archive", "import_module"}
-LOADERS = {"paddlenlp/utils/lazy.py", "paddlenlp/transformers/auto/families.py", "paddlenlp/data/index_builder.py"}
+LOADERS = {
+    *("paddlenlp/utils/lazy.py", "paddlenlp/transformers/auto/families.py"),
+    *("paddlenlp/data/index_builder.py", "paddlenlp/data/preprocess_text.py"),
+}
 """What they import is named in the code, not in files."""
 
 

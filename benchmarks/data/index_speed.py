@@ -4,8 +4,8 @@
     python benchmarks/data/index_speed.py --open 1000000000 --folder DISK [--out result.json]
 
 The first form builds an index in both ways in turn, and compares them: the rows of `sample_idx` alone, and with the
-two shuffles, which the reference leaves to `RandomState.shuffle`. The second form makes a dataset and an index of so many samples
-(16 bytes of disk each), opens it anew in a process of its own and reads samples at ten positions.
+two shuffles, which the reference leaves to `RandomState.shuffle`. The second form makes a dataset and an index of so
+many samples (16 bytes of disk each), opens it anew in a process of its own and reads samples at ten positions.
 """
 
 from __future__ import annotations

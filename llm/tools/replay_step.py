@@ -79,11 +79,12 @@ def build(output_dir: Path, flags: Sequence[str]) -> Trainer:
     tokenizer = run_pretrain.load_tokenizer(model_args)
     config = run_pretrain.model_config(model_args, data_args, tokenizer, args.mesh.tp)
     data_files = run_pretrain.find_data(data_args, args, tokenizer, config.vocab_size)
+    bounds = run_pretrain.document_bounds(data_args, config, tokenizer, data_files[1::2] or data_files)
     run_pretrain.tune_process(args, parser)
     run_pretrain.join_processes(args, data_args)
     model = run_pretrain.build_model(model_args, args, config)
     datasets = run_pretrain.build_datasets(data_args, args, data_files)
-    return run_pretrain.build_trainer(model, args, datasets, tokenizer, output_dir / run_pretrain.RECORD)
+    return run_pretrain.build_trainer(model, args, datasets, tokenizer, output_dir / run_pretrain.RECORD, bounds)
 
 
 def arguments_of_run(output_dir: Path, flags: Sequence[str]) -> Tuple[PdArgumentParser, Tuple[Any, ...]]:

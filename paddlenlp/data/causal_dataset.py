@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class GPTDataset:
             data.
         spare_cache_path: folder for the index where that one can't be written to.
         is_builder: False waits for another process to write the index.
+        stable_order: the order for fewer samples is the beginning of that for more; the reference's is another one as
+            soon as one more pass over the documents is needed.
 
     Raises:
         UsageError: the documents hold no tokens, or the index cannot be written.
@@ -52,32 +54,27 @@ class GPTDataset:
         data_cache_path: Optional[str] = None,
         spare_cache_path: Optional[str] = None,
         is_builder: bool = True,
+        stable_order: bool = False,
     ) -> None:
         self.name = name
         self.store = store
         self.seq_length = seq_length
-        self.desc = describe(data_prefix, name, num_samples, seq_length, seed, splits_string)
+        self.desc = describe(data_prefix, name, num_samples, seq_length, seed, splits_string, stable_order)
         self.plan = _plan(name, data_prefix, documents, store, num_samples, seq_length)
         index_file, data_file = _files_of(data_prefix)
+        settings = {"samples": self.plan.samples, "seq_length": seq_length, "seed": seed, "split": splits_string}
+        settings["stable_order"] = stable_order
         cache = IndexCache(
             self.desc,
             PARTS,
             index_folders(data_prefix, data_cache_path),
             lambda arrays: index_problem(arrays, store.sizes, documents, seq_length, self.plan),
-            {
-                "documents": [documents.start, documents.stop],
-                "samples": self.plan.samples,
-                "seq_length": seq_length,
-                "seed": seed,
-                "split": splits_string,
-                "bin_bytes": os.path.getsize(data_file),
-                "bin_sample_sha256": sample_sha256(data_file),
-            },
+            {**settings, **_facts(data_file), "documents": [documents.start, documents.stop]},
             {"idx_sha256": index_file},
             spare_cache_path,
         )
         arrays = cache.load_or_build(
-            lambda: build_index(store.sizes, documents, seq_length, self.plan, seed), is_builder
+            lambda: build_index(store.sizes, documents, seq_length, self.plan, seed, stable_order), is_builder
         )
         self.doc_idx, self.sample_idx, self.shuffle_idx = (arrays[part] for part in PARTS)
         self._itemsize = store.dtype.itemsize
@@ -109,8 +106,17 @@ class GPTDataset:
         return self.doc_idx[first : last + 1].tolist()
 
 
-def describe(prefix: str, name: str, num_samples: int, seq_length: int, seed: int, splits_string: str) -> str:
-    """The text whose md5 names the cache files, as the reference writes it."""
+def describe(
+    prefix: str,
+    name: str,
+    num_samples: int,
+    seq_length: int,
+    seed: int,
+    splits_string: str,
+    stable_order: bool = False,
+) -> str:
+    """The text whose md5 names the cache files, as the reference writes it; a stable order, which it has not, adds a
+    line."""
     return (
         "GPT Dataset\n\n"
         f"Data prefix {prefix}\n"
@@ -118,13 +124,17 @@ def describe(prefix: str, name: str, num_samples: int, seq_length: int, seed: in
         f"Number of samples {num_samples}\n"
         f"Sequence length {seq_length}\n"
         f"Random seed {seed}\n"
-        f"Split {splits_string}\n"
+        f"Split {splits_string}\n" + ("Stable order\n" if stable_order else "")
     )
 
 
 def index_folders(prefix: str, data_cache_path: Optional[str]) -> List[str]:
     """Where the index of a dataset is looked for; it is written to the last."""
     return [os.path.join(os.path.dirname(prefix), "index-cache"), *([data_cache_path] if data_cache_path else [])]
+
+
+def _facts(data_file: str) -> Dict[str, Any]:
+    return {"bin_bytes": os.path.getsize(data_file), "bin_sample_sha256": sample_sha256(data_file)}
 
 
 def _files_of(prefix: str) -> Tuple[str, str]:

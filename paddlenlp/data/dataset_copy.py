@@ -1,6 +1,6 @@
 """Datasets made of documents of others: merging, splitting and converting are all one copy of slices.
 
-Memory does not grow with the data: documents go from the memory map of the source to the new files in blocks.
+Memory does not grow with the data: documents are read and written in blocks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from paddlenlp.data.dataset_lengths import document_starts
 from paddlenlp.data.indexed_builder import MMapIndexedDatasetBuilder, make_builder
-from paddlenlp.data.megatron import open_any
+from paddlenlp.data.megatron import open_any, paths_of
 from paddlenlp.data.sidecar import read_sidecar
 from paddlenlp.data.splits import SPLIT_NAMES, parse_split, split_bounds
 from paddlenlp.data.token_store import TokenStore
@@ -90,9 +90,13 @@ def _tokens_of(part: Slice) -> int:
 
 
 def _append(builder: MMapIndexedDatasetBuilder, part: Slice, dtype: np.dtype, bar: Any) -> None:
-    store = part.store
+    store, path = part.store, paths_of(part.store.path)[0]
+    header = os.path.getsize(path) - store.tokens.nbytes
     for low, high, start, end in _blocks(part):
-        ids = store.tokens[start:end]
+        # Not from the memory map, whose pages would stay with this process.
+        ids = np.fromfile(path, store.dtype, end - start, offset=header + start * store.dtype.itemsize)
+        if len(ids) != end - start:
+            raise UsageError(f"{path} was cut off while it was read. Run this again when nothing writes to it.")
         if ids.dtype != dtype:
             ids = _cast(store, ids, dtype, low)
         borders = store.doc_idx[low : high + 1]

@@ -7,12 +7,12 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 from tqdm import tqdm
 
-from paddlenlp.data.megatron import format_of, open_any
+from paddlenlp.data.megatron import format_of, open_any, paths_of
 from paddlenlp.data.sidecar import read_sidecar, sample_sha256, sidecar_path, write_sidecar
 from paddlenlp.data.token_ids import locate
 from paddlenlp.data.token_store import TokenStore
@@ -44,21 +44,22 @@ class Verdict:
 
 @dataclass
 class _Ids:
-    """The range of the token ids seen, and the place of the first one that is outside `[0, limit)`."""
+    """The largest token id seen, and the place of the first one that is outside `[0, limit)`."""
 
     limit: Optional[int]
-    smallest: int = 0
     largest: int = -1
     first: Optional[int] = None
     seen: int = 0
 
     def look_at(self, ids: np.ndarray) -> None:
-        smallest = int(ids.min()) if ids.dtype.kind != "u" else 0
-        largest = int(ids.max())
-        if self.first is None and (smallest < 0 or (self.limit is not None and largest >= self.limit)):
+        # Seen as unsigned, a negative integer is larger than any positive one: one pass finds both ends.
+        signed = ids.dtype.kind == "i"
+        largest = int((ids.view(ids.dtype.str.replace("i", "u")) if signed else ids).max())
+        negative = ids.dtype.kind == "f" or (signed and largest > np.iinfo(ids.dtype).max)
+        if self.first is None and (negative or (self.limit is not None and largest >= self.limit)):
             wrong = ids < 0 if self.limit is None else (ids < 0) | (ids >= self.limit)
-            self.first = self.seen + int(np.argmax(wrong))
-        self.smallest, self.largest = min(self.smallest, smallest), max(self.largest, largest)
+            self.first = self.seen + int(np.argmax(wrong)) if wrong.any() else None
+        self.largest = max(self.largest, int(ids.max()) if negative else largest)
         self.seen += len(ids)
 
 
@@ -96,12 +97,6 @@ def verify_dataset(prefix: str, vocab_size: Optional[int] = None, source: Option
     if source is not None:
         _compare_copies(verdict, source)
     return verdict
-
-
-def paths_of(prefix: str) -> Tuple[str, str]:
-    """The file of the tokens and that of the index of dataset `prefix`."""
-    ends = ("_ids.npy", "_idx.npz") if format_of(prefix) == "legacy" else (".bin", ".idx")
-    return prefix + ends[0], prefix + ends[1]
 
 
 def _hash_and_scan(path: str, store: TokenStore, ids: _Ids) -> str:
@@ -177,4 +172,4 @@ def record_facts(verdict: Verdict) -> None:
     write_sidecar(verdict.prefix, {**(read_sidecar(verdict.prefix) or {}), **verdict.facts})
 
 
-__all__ = ["Verdict", "paths_of", "record_facts", "verify_dataset"]
+__all__ = ["Verdict", "record_facts", "verify_dataset"]

@@ -1,10 +1,11 @@
-"""From `input_dir` (a folder, one prefix, or "w1 prefix1 w2 prefix2 ...") to data prefixes, and their checks."""
+"""From `input_dir` (a folder, a prefix, "w1 prefix1 w2 prefix2 ..." or a blend file) to prefixes, and their checks."""
 
 from __future__ import annotations
 
 import os
 from typing import List, Optional, Sequence, Tuple, Union
 
+from paddlenlp.data.blend_file import is_blend_file, read_blend_file
 from paddlenlp.data.indexed_dataset import make_dataset
 from paddlenlp.data.sidecar import read_sidecar
 from paddlenlp.data.token_ids import check_token_ids
@@ -33,11 +34,13 @@ def find_data_prefixes(input_dir: str) -> Tuple[Optional[List[float]], List[str]
         return [1.0] * len(prefixes), prefixes
     if any(os.path.isfile(input_dir + suffix) for suffix in _SUFFIXES):
         return None, [input_dir]
+    if is_blend_file(input_dir):
+        return read_blend_file(input_dir)
     words = input_dir.split()
     if len(words) < 2:
         raise UsageError(
             f"input_dir {input_dir!r} is not a folder and {input_dir}.idx does not exist. Expected a folder with .bin "
-            'and .idx files, or "weight1 prefix1 weight2 prefix2 ...". To make data: '
+            'and .idx files, "weight1 prefix1 weight2 prefix2 ..." or a .json that describes a blend. To make data: '
             "llm/tools/create_pretraining_data.py."
         )
     return _parse_pairs(input_dir, words)

@@ -24,10 +24,10 @@ from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.utils.errors import UsageError
 
 _INT32_MAX = 2**31 - 1
-_WIDE = 1 << 27
-"""Entries that are shuffled as int64: what that takes is 1 GiB at most."""
+_WIDE = 1 << 26
+"""Entries that are shuffled as int64: what that takes is 512 MiB at most."""
 _BLOCK = 1 << 15
-"""Documents taken at a time: what is worked on stays in the processor's cache."""
+"""Documents taken at a time, fewer if they are long: what is worked on stays in the processor's cache."""
 
 
 def fast_dataindex() -> Optional[Any]:
@@ -166,8 +166,9 @@ def sample_rows(
     a block as end at or before that token. Each document is looked at once, whatever the number of samples.
     """
     done = token = 0
-    for start in range(0, len(doc_idx), _BLOCK):
-        lengths = sizes.take(doc_idx[start : start + _BLOCK])
+    documents = max(1, min(_BLOCK, 4 * _BLOCK * len(doc_idx) // max(1, samples)))
+    for start in range(0, len(doc_idx), documents):
+        lengths = sizes.take(doc_idx[start : start + documents])
         ends = lengths.astype(np.int64).cumsum()
         stop = min(-(-(token + int(ends[-1])) // seq_length), samples + 1)
         if stop > done:

@@ -26,6 +26,7 @@ import numpy as np
 
 from paddlenlp.data.build_lock import BuildLock, LockFile
 from paddlenlp.data.index_record import Checked, HashedFile, altered, damaged, outdated, read_record, record_of
+from paddlenlp.data.mapped import map_npy
 from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
@@ -119,12 +120,13 @@ class IndexCache:
             UsageError: the cache cannot be written, or nobody built it in time.
         """
         began, takes_over = time.monotonic(), is_builder
+        locks = {folder: LockFile(self._beside(folder, "lock")) for folder in self._targets}
         arrays = self._good(passing_over=not is_builder)
         while arrays is None:
-            arrays = self._make(build) if takes_over else None
+            arrays = self._make(build, locks) if takes_over else None
             if arrays is None:
                 with beat.waiting("reading the index that another one builds", tuple):
-                    arrays = self._wait(is_builder, began)
+                    arrays = self._wait(locks, is_builder, began)
                 takes_over = True
         return arrays
 
@@ -155,7 +157,7 @@ class IndexCache:
             if found.problem is None:
                 self._compare(found, label, paths)
             if found.problem is None:
-                found.arrays = {part: np.asarray(np.load(path, mmap_mode="r")) for part, path in paths.items()}
+                found.arrays = {part: map_npy(path) for part, path in paths.items()}
         except (ValueError, OSError, EOFError) as error:
             found.problem = f"Index {label} cannot be read ({error})"
         return found
@@ -185,10 +187,10 @@ class IndexCache:
     def _fingerprint(self, checked: Checked) -> Dict[str, Any]:
         return {**self.facts, **{name: checked.sha256(name, path) for name, path in self.sources.items()}}
 
-    def _make(self, build: Callable[[], Arrays]) -> Optional[Arrays]:
+    def _make(self, build: Callable[[], Arrays], locks: Mapping[str, LockFile]) -> Optional[Arrays]:
         """Check or build the arrays; None if another process is about to do so."""
         try:
-            lock, folder = self._take()
+            lock, folder = self._take(locks)
         except UsageError:
             arrays, _ = self._checked_in(None)  # what is good can be used all the same: it is read at every start
             if arrays is None:
@@ -202,17 +204,17 @@ class IndexCache:
                 logger.warning(f"{reason}. " + ("It is not used." if arrays else "It is built again."))
             return arrays or self._build(build, lock, folder)
 
-    def _take(self) -> Tuple[Optional[BuildLock], str]:
+    def _take(self, locks: Mapping[str, LockFile]) -> Tuple[Optional[BuildLock], str]:
         """The lock and the folder to write to; no lock if another process has it.
 
         Raises:
             UsageError: no folder can be written to.
         """
         failure: Optional[UsageError] = None
-        for folder in self._targets:
+        for folder, lock_file in locks.items():
             try:
                 os.makedirs(folder, exist_ok=True)
-                lock = LockFile(self._beside(folder, "lock")).take()
+                lock = lock_file.take()
             except OSError as error:
                 failure = failure or self._failed(folder, error, None)
                 if error.errno not in _NOT_WRITABLE:
@@ -314,12 +316,11 @@ class IndexCache:
         for left in Path(folder).glob(f"{self.hash}.lock.*"):
             left.unlink()
 
-    def _wait(self, is_builder: bool, began: float) -> Optional[Arrays]:
+    def _wait(self, locks: Mapping[str, LockFile], is_builder: bool, began: float) -> Optional[Arrays]:
         """The good set that another process has written; None if that one has died, or does not begin."""
         reported = free_since = time.monotonic()
         awaited = " or ".join(self.path(folder) for folder in dict.fromkeys(self.folders))
         logger.info(f"building indices on rank 0 ... waiting for {awaited}")
-        locks = [LockFile(self._beside(folder, "lock")) for folder in self._targets]
         pause = _FIRST_POLL_SECONDS
         while True:
             arrays = self._good(passing_over=True)
@@ -327,7 +328,7 @@ class IndexCache:
                 logger.info("build success")
                 return arrays
             now = time.monotonic()
-            taken = [lock for lock in locks if lock.look()]
+            taken = [lock for lock in locks.values() if lock.look()]
             free_since = now if taken else free_since
             if any(lock.dead for lock in taken) or (not taken and (is_builder or now - free_since > PATIENCE)):
                 self._say_why(taken, is_builder)

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
+from paddlenlp.data.mapped import map_file
 from paddlenlp.data.sidecar import sample_sha256
 from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.utils.files import atomic_write_json, parse_json, sha256_file
@@ -130,7 +131,7 @@ def altered(part: str, path: str) -> str:
 
 def _zeros_from(path: str) -> Optional[int]:
     """Where the zeros begin that fill the rest of a file, if they are a page at least."""
-    content = np.memmap(path, np.uint8, mode="r")
+    content = map_file(path)
     end = len(content)
     while end > 0:
         block = content[max(0, end - (1 << 20)) : end]

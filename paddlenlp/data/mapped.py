@@ -76,7 +76,7 @@ def _map(descriptor: int, size: int) -> np.ndarray:
     if address == _FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    owner = (ctypes.c_ubyte * size).from_address(address)
+    owner: Any = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(owner, libc.munmap, address, size).atexit = False
     content = np.frombuffer(owner, np.uint8)
     content.flags.writeable = False

@@ -7,7 +7,7 @@ and document index are those of `indexed_dataset.py` here, then follow the modes
 from __future__ import annotations
 
 import os
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -42,6 +42,12 @@ def format_of(prefix: str) -> str:
     if _starts_with(prefix + ".idx", LAZY_MAGIC):
         return "lazy"
     return "mmap" if _position_of_modes(prefix + ".idx") is None else "Megatron"
+
+
+def paths_of(prefix: str) -> Tuple[str, str]:
+    """The file of the tokens and that of the index of dataset `prefix`."""
+    ends = ("_ids.npy", "_idx.npz") if format_of(prefix) == "legacy" else (".bin", ".idx")
+    return prefix + ends[0], prefix + ends[1]
 
 
 def _starts_with(path: str, magic: bytes) -> bool:
@@ -82,4 +88,4 @@ def _open_with_modes(prefix: str, position: int, ignore_modes: bool) -> TokenSto
     return TokenStore(prefix, map_file(data_path, dtype), sizes, pointers, doc_idx)
 
 
-__all__ = ["format_of", "open_any"]
+__all__ = ["format_of", "open_any", "paths_of"]

@@ -98,9 +98,9 @@ def make_dataset_from_text(
     files = share_of(files, *options.share)
     decisive = {name: getattr(options, name) for name in ("max_documents", "separator", "impl")}
     parts = Parts(output_prefix, describe_run(files, encoder, **decisive))
-    with _writing(output_prefix):
-        parts.__enter__()
-    with parts:
+    with contextlib.ExitStack() as held:
+        with _writing(output_prefix):
+            held.enter_context(parts)
         run = _begin(parts, output_prefix, encoder, options)
         try:
             run.write_all(files, encoder, progress or DocumentProgress(interval=None))

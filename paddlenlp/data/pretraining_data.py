@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple, Union
 
+import numpy as np
+
 from paddlenlp.data.blendable_dataset import BlendableDataset
 from paddlenlp.data.causal_dataset import GPTDataset, index_folders
 from paddlenlp.data.index_cache import is_index_builder
@@ -32,6 +34,7 @@ def build_train_valid_test_datasets(
     spare_cache_path: Optional[str] = None,
     need_data: bool = True,
     is_builder: Optional[bool] = None,
+    stable_order: bool = False,
 ) -> Tuple[Optional[Dataset], Optional[Dataset], Optional[Dataset]]:
     """The three datasets; items are `{"text": int64 [seq_length + 1]}`, `len` is at least the number asked for.
 
@@ -48,6 +51,8 @@ def build_train_valid_test_datasets(
         spare_cache_path: folder for the index where that one can't be written to.
         need_data: False for a process that only may have to build the index; it gets three Nones.
         is_builder: whether this process builds the index; None decides by rank and `share_folder`.
+        stable_order: what a dataset gives does not change, but in length, when more samples are asked for or another
+            dataset comes to the blend; see `GPTDataset`.
 
     Raises:
         UsageError: broken data, a split that is wanted but empty, or an index that cannot be written.
@@ -58,9 +63,8 @@ def build_train_valid_test_datasets(
         return None, None, None
     print_target_sizes(train_val_test_num_samples)
     sources = _open_all(prefixes, data_impl, skip_warmup, splits_string)
-    split = _SplitBuilder(
-        sources, weights, splits_string, seq_length, seed, data_cache_path, spare_cache_path, is_builder
-    )
+    order = _Order(seq_length, seed, stable_order)
+    split = _SplitBuilder(sources, weights, splits_string, order, data_cache_path, spare_cache_path, is_builder)
     train, valid, test = (split.build(number, wanted) for number, wanted in enumerate(train_val_test_num_samples))
     return (train, valid, test) if need_data else (None, None, None)
 
@@ -101,12 +105,20 @@ def _open_all(prefixes: Sequence[str], data_impl: str, skip_warmup: bool, splits
 
 
 @dataclass(frozen=True)
+class _Order:
+    """How documents become a row of samples."""
+
+    seq_length: int
+    seed: int
+    stable: bool
+
+
+@dataclass(frozen=True)
 class _SplitBuilder:
     sources: List[_Source]
     weights: Optional[List[float]]
     splits_string: str
-    seq_length: int
-    seed: int
+    order: _Order
     data_cache_path: Optional[str]
     spare_cache_path: Optional[str]
     is_builder: bool
@@ -131,9 +143,11 @@ class _SplitBuilder:
             self._single(source, split, math.ceil(wanted * weight * 1.005) + 20)
             for source, weight in zip(kept, weights)
         ]
-        return BlendableDataset(
+        blend = BlendableDataset(
             datasets, weights, wanted, data_cache_path=self.data_cache_path, is_builder=self.is_builder
         )
+        _print_shares(SPLIT_NAMES[split], blend, [source.prefix for source in kept])
+        return blend
 
     def _require(self, sources: List[_Source], split: int, wanted: int) -> List[_Source]:
         """The sources that have documents in `split`: at least one."""
@@ -152,9 +166,20 @@ class _SplitBuilder:
             source.store,
             self.splits_string,
             wanted,
-            self.seq_length,
-            self.seed,
+            self.order.seq_length,
+            self.order.seed,
             data_cache_path=self.data_cache_path,
             spare_cache_path=self.spare_cache_path,
             is_builder=self.is_builder,
+            stable_order=self.order.stable,
         )
+
+
+def _print_shares(split: str, blend: BlendableDataset, prefixes: List[str]) -> None:
+    """What each dataset gives to the blend, and how often it is read for that."""
+    taken = np.bincount(blend.dataset_index, minlength=len(prefixes))
+    logger.info(f"Blend of the {split} split, {len(blend):,} samples:")
+    for prefix, weight, count, dataset in zip(prefixes, blend.weights, taken, blend.datasets):
+        epochs = count * dataset.seq_length / dataset.plan.tokens
+        share = f"{100 * count / len(blend):.3f} % (weight {100 * weight:.3f} %)"
+        logger.info(f"    > {prefix}: {count:,} samples, {share}, {epochs:.2f} epochs of its tokens")

@@ -189,8 +189,8 @@ class _Rows(RecordStream):
         super().__init__(raw, place)
         try:
             from pyarrow import parquet
-        except ImportError:
-            raise UsageError(f"{path}: reading .parquet needs `pip install pyarrow`") from None
+        except ImportError as error:  # missing, or made for another NumPy
+            raise UsageError(f"{path}: reading .parquet needs `pip install 'pyarrow<20'` ({error})") from None
         self._size = path.stat().st_size
         self._table = parquet.ParquetFile(raw)
         self._key = key

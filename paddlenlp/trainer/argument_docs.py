@@ -80,6 +80,9 @@ OWN = (
     "test_iters",
     "sample_prompt",
     "sample_max_new_tokens",
+    "stable_data_order",
+    "reset_position_ids",
+    "reset_attention_mask",
     *(item.name for item in fields(ReliabilityArguments)),
 )
 

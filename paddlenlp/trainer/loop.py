@@ -71,7 +71,7 @@ class TrainingLoop:
         while not (trainer.control.should_training_stop or trainer.control.should_epoch_stop):
             with self._all_or_nothing():
                 beat.step = trainer.state.global_step + 1
-                with trainer.phases("read-data"):
+                with trainer.phases("read-data"), trainer.interval.waiting():
                     micro_batches = self.reader.read(steps)
                 if micro_batches is None:
                     return

@@ -7,8 +7,9 @@ import os
 import resource
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from paddlenlp.trainer.peak import peak_tflops
 
@@ -71,10 +72,23 @@ class Interval:
     steps: int = 0
     samples: int = 0
     tokens: int = 0
+    waited: float = 0.0
 
     def restart(self) -> None:
         """Begin the next interval now."""
-        self.start, self.steps, self.samples, self.tokens = time.time(), 0, 0, 0
+        self.start, self.steps, self.samples, self.tokens, self.waited = time.time(), 0, 0, 0, 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """In the block the step waits for its data."""
+        moment = time.time()
+        yield
+        self.waited += time.time() - moment
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time, up to now, in which steps waited for their data."""
+        return _digits(self.waited / max(time.time() - self.start, 1e-9))
 
     def pause_since(self, moment: float) -> None:
         """Take the time from `moment` (of `time.time()`) until now out of the interval."""
@@ -112,7 +126,8 @@ class Throughput:
 
         `interval_hardware_tflops_per_device` counts the second forward pass of full recompute (a third of the model's
         operations on top); the other granularities are counted without theirs. `tflops` = tokens per second and device
-        * flops_per_token / 1e12 counts the model's operations only; `mfu` = tflops / peak of the device.
+        * flops_per_token / 1e12 counts the model's operations only; `mfu` = tflops / peak of the device;
+        `data_wait` is the share of the time in which steps waited for data.
         """
         seq_length = interval.seq_length
         flops = self.model.flops_per_token(round(seq_length)) if seq_length else 0.0
@@ -122,8 +137,9 @@ class Throughput:
         )
         if not self.shown:  # the peak may have to be measured, which takes the machine for a while
             return speed, {}
+        wait = {"data_wait": interval.data_wait}
         tflops = speed["interval_tokens_per_second_per_device"] * flops / 1e12
-        return speed, {"tflops": _digits(tflops), "mfu": _digits(tflops / peak_tflops(self.dtype))}
+        return speed, {"tflops": _digits(tflops), "mfu": _digits(tflops / peak_tflops(self.dtype)), **wait}
 
 
 def device_memory() -> Dict[str, float]:

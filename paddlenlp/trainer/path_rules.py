@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import List
 
+from paddlenlp.data.blend_file import is_blend_file
+
 from .rule import Rule
 
 _WEIGHTS = ("*.safetensors",)
@@ -37,9 +39,9 @@ def _has(folder: str, *patterns: str) -> bool:
 
 
 def _is_data(input_dir: str) -> bool:
-    """Whether input_dir is a folder, the prefix of one data set, or looks like weights and prefixes."""
+    """Whether input_dir is a folder, the prefix of one data set, a blend file, or looks like weights and prefixes."""
     one = any(os.path.isfile(input_dir + suffix) for suffix in (".idx", "_idx.npz"))
-    return os.path.isdir(input_dir) or one or len(input_dir.split()) > 1
+    return os.path.isdir(input_dir) or one or is_blend_file(input_dir) or len(input_dir.split()) > 1
 
 
 PATH_RULES: List[Rule] = [

@@ -69,13 +69,18 @@ class DataArguments:
 
     input_dir: Optional[str] = acts(
         None,
-        'Folder with .bin/.idx (or _ids.npy/_idx.npz) pairs, the prefix of one pair, or a mixture "weight1 prefix1 '
-        'weight2 prefix2 ...". Required.',
+        'Folder with .bin/.idx (or _ids.npy/_idx.npz) pairs, the prefix of one pair, a mixture "weight1 prefix1 '
+        'weight2 prefix2 ...", or a .json file that describes one. Required.',
     )
     split: str = acts("949,50,1", "Shares of documents for training, validation and test.")
     max_seq_length: int = acts(1024, "Tokens per sample; one more is read for the labels.", ge=1)
     share_folder: bool = acts(
         False, "All machines see one file system: only global rank 0 builds the index. Default: rank 0 of each machine."
+    )
+    stable_data_order: bool = acts(
+        False,
+        "Shuffle each pass over the documents by itself, so that what is read first stays the same when max_steps is "
+        "raised or a data set is added. Default: PaddleNLP's order, which depends on the number of samples.",
     )
     reset_position_ids: bool = acts(
         False,

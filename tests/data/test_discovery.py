@@ -33,6 +33,38 @@ def test_one_dataset_has_no_weight_and_keeps_the_folder_as_written(tmp_path, mak
     assert find_data_prefixes("data/only") == (None, ["data/only"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"datasets": [{"prefix": "sub/a", "weight": 0.3}, {"prefix": "/x/b", "weight": 2}]}',
+        '{"sub/a": 0.3, "/x/b": 2}',
+    ],
+)
+def test_a_blend_file_names_prefixes_from_its_own_folder(tmp_path, text):
+    (tmp_path / "blend.json").write_text(text)
+    assert find_data_prefixes(str(tmp_path / "blend.json")) == ([0.3, 2.0], [str(tmp_path / "sub/a"), "/x/b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("[]", 'expected an object with a list "datasets", found list'),
+        ("{}", "it names no datasets"),
+        ('{"a": 0}', "entry 1: weight is 0, expected a number above 0"),
+        ('{"a": true, "b": "1"}', "entry 1: weight is True.*entry 2: weight is '1'"),
+        ('{"datasets": [{"prefix": "a"}]}', r"entry 1: expected the keys prefix and weight, found \['prefix'\]"),
+        ('{"datasets": [{"prefix": 1, "weight": 1}, 5]}', "prefix is 1, .*entry 2: .*found 5"),
+        ('{"datasets": [{"prefix": "a", "weight": 1}, {"prefix": "a", "weight": 2}]}', "'a' occurs 2 times"),
+    ],
+)
+def test_blend_files_that_are_refused(tmp_path, text, words):
+    (tmp_path / "blend.json").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        find_data_prefixes(str(tmp_path / "blend.json"))
+
+
 def test_weighted_pairs():
     assert find_data_prefixes("0.3 /x/a  2 b") == ([0.3, 2.0], ["/x/a", "b"])
     assert get_train_data_file("0.3 /x/a  2 b") == [0.3, "/x/a", 2.0, "b"]

@@ -57,7 +57,7 @@ def test_check_vector_of_the_reference():
     assert shuffle_idx.tolist() == [0, 10, 9, 1, 8, 5, 11, 3, 4, 7, 6, 2]
 
 
-@pytest.mark.parametrize("block", [1, 3, 1 << 16])
+@pytest.mark.parametrize("block", [1, 3, 10, 1 << 15])
 def test_samples_equal_the_plain_loop(monkeypatch, block):
     monkeypatch.setattr(module, "_BLOCK", block)
     rng = np.random.RandomState(0)

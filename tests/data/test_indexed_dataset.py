@@ -214,5 +214,5 @@ def test_best_dtype_is_the_scripts_rule():
 def test_unknown_impl_is_refused(make_pair):
     with pytest.raises(UsageError, match="data_impl is 'cached'"):
         make_dataset(make_pair(), "cached")
-    with pytest.raises(UsageError, match="'lazy' cannot be written"):
-        make_builder("x", np.uint16, "lazy")
+    with pytest.raises(UsageError, match="'cached' cannot be written. Expected mmap or lazy"):
+        make_builder("x", np.uint16, "cached")

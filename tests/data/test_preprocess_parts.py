@@ -108,7 +108,8 @@ def test_killed_while_the_files_get_their_names(tokenizer, source, tmp_path, mon
         patch.setattr(Parts, "remove", killed(Parts.remove))
         with pytest.raises(KeyboardInterrupt):
             make_dataset_from_text(source, prefix, encoder, RunOptions(sync_interval=1e9))
-    make_dataset_from_text(source, prefix, encoder)
+    again = make_dataset_from_text(source, prefix, encoder)
+    assert again.earlier_tokens == (again.tokens if step > 1 else 0), "only the first two steps are before the journal"
     assert content(prefix) == content(alone) and not Path(prefix + ".parts").exists()
     assert make_dataset(prefix).num_documents == 120
 

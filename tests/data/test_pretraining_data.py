@@ -48,6 +48,35 @@ def test_an_unused_split_is_none_and_a_wanted_one_must_have_documents(make_pair)
         build([prefix], split="998,1,1")
 
 
+def texts(dataset, count):
+    return [dataset[index]["text"].tolist() for index in range(count)]
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_a_stable_order_does_not_change_when_more_is_read(make_pair, stable):
+    """7 passes in place of 3, of documents that do not fill samples; and with a second dataset beside it."""
+    prefixes = [make_pair(name, sizes=[7, 12, 5, 9]) for name in ("a", "b")]
+    order = {"split": "1,0,0", "stable_order": stable}
+    few, many = (build(prefixes[:1], wanted=(count, 0, 0), **order)[0] for count in (20, 55))
+    blend = build([1, prefixes[0], 1, prefixes[1]], wanted=(100, 0, 0), **order)[0]
+    assert few.plan.epochs < many.plan.epochs and few.desc != many.desc
+    assert (texts(few, 20) == texts(many, 20)) is stable
+    alone = [text for text, number in zip(texts(blend, 100), blend.dataset_index) if number == 0]
+    assert (alone[:20] == texts(few, 20)) is stable
+
+
+def test_the_shares_of_a_blend_are_told(make_pair, monkeypatch):
+    heard = []
+    monkeypatch.setattr(logger, "info", heard.append)
+    prefixes = [make_pair(name, sizes=[10] * 10) for name in ("a", "b")]
+    build([3, prefixes[0], 1, prefixes[1]], split="1,0,0", wanted=(40, 0, 0))
+    told = [line for line in heard if "    > " in line]
+    assert told == [
+        f"    > {prefixes[0]}: 30 samples, 75.000 % (weight 75.000 %), 1.20 epochs of its tokens",
+        f"    > {prefixes[1]}: 10 samples, 25.000 % (weight 25.000 %), 0.40 epochs of its tokens",
+    ]
+
+
 def test_blending(make_pair, tmp_path):
     prefixes = [make_pair(name, sizes=[10] * 10) for name in ("a", "b")]
     cache = tmp_path / "cache"

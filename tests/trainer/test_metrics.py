@@ -56,16 +56,28 @@ def measured(args, clock):
     return Throughput(args, Model()).measure(interval)
 
 
+def test_the_share_of_waiting_for_data(clock):
+    interval = Interval()
+    interval.restart()
+    with interval.waiting():
+        clock[0] += 1.0
+    clock[0] += 3.0
+    assert interval.data_wait == 0.25
+    interval.restart()
+    clock[0] += 1.0
+    assert interval.data_wait == 0.0
+
+
 def test_tflops_and_mfu(tiny, clock, fixed_peak):
     """400 tokens in 2 s, 50 to a sample: 200 tokens/s * 50e9 operations = 10 TFLOP/s."""
     speed, tail = measured(tiny.args(), clock)
     assert speed["interval_samples_per_second"] == 4.0 and speed["interval_steps_per_second"] == 1.0
     assert speed["interval_hardware_tflops_per_device"] == 10.0
-    assert tail == {"tflops": 10.0, "mfu": 1.0}
+    assert tail == {"tflops": 10.0, "mfu": 1.0, "data_wait": 0.0}
 
 
 def test_mfu_takes_the_peak_of_the_compute_dtype(tiny, clock, fixed_peak):
-    assert measured(tiny.args(bf16=True), clock)[1] == {"tflops": 10.0, "mfu": 0.1}
+    assert measured(tiny.args(bf16=True), clock)[1] == {"tflops": 10.0, "mfu": 0.1, "data_wait": 0.0}
 
 
 def test_full_recompute_is_hardware_work_but_not_model_work(tiny, clock, fixed_peak):
@@ -80,7 +92,8 @@ def test_an_interval_without_training_keeps_its_entries(tiny, clock, fixed_peak)
     interval = Interval()
     interval.restart()
     speed, tail = Throughput(tiny.args(), Model()).measure(interval)
-    assert list(speed) == list(trained) and set(speed.values()) == {0.0} and tail == {"tflops": 0.0, "mfu": 0.0}
+    assert list(speed) == list(trained) and set(speed.values()) == {0.0}
+    assert tail == {"tflops": 0.0, "mfu": 0.0, "data_wait": 0.0}
 
 
 def test_pauses_are_not_in_the_interval(clock):

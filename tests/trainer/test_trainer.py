@@ -33,6 +33,7 @@ TRAIN_KEYS = [
     "ppl",
     "tflops",
     "mfu",
+    "data_wait",
     "grad_norm",
 ]
 

@@ -117,14 +117,14 @@ def test_hashing_a_checkpoint_survives_a_failing_read(tmp_path, pauses, warnings
 
 
 def test_a_dataset_opens_after_a_failing_read(tmp_path, pauses, warnings, monkeypatch):
-    from paddlenlp.data import indexed_dataset
+    from paddlenlp.data import indexed_dataset, mapped
     from paddlenlp.data.indexed_builder import MMapIndexedDatasetBuilder
 
     builder = MMapIndexedDatasetBuilder(str(tmp_path / "d"), np.uint16)
     builder.add_item(np.array([1, 2, 3]))
     builder.end_document()
     builder.finalize()
-    memmap, errors = np.memmap, Failing(errno.EIO, errno.ETIMEDOUT)
-    monkeypatch.setattr(indexed_dataset.np, "memmap", lambda *args, **more: (errors(), memmap(*args, **more))[1])
+    make, errors = mapped._mapped, Failing(errno.EIO, errno.ETIMEDOUT)
+    monkeypatch.setattr(mapped, "_mapped", lambda path: (errors(), make(path))[1])
     assert indexed_dataset.MMapIndexedDataset(str(tmp_path / "d"))[0].tolist() == [1, 2, 3]
     assert len(warnings) == 2
