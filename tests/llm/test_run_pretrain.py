@@ -14,6 +14,8 @@ import pytest
 from materials import write_data
 from safetensors.numpy import load_file
 
+from paddlenlp.data import MMapIndexedDatasetBuilder, make_dataset
+
 
 def lines(out: Path) -> List[Dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -55,6 +57,18 @@ def test_the_reference_s_pipeline_finds_the_loss(whole):
     command = "grep -a 'global_step: 5,' | awk -F ',' '{print $2}' | awk '{print $6}'"
     found = subprocess.run(["bash", "-c", command], input=done.stderr, capture_output=True, text=True)
     assert float(found.stdout) == losses(out)[4]
+
+
+def test_lazy_files_train_like_memory_mapped_ones(pretrain, whole, files, tmp_path):
+    done, out = whole
+    stored = make_dataset(str(files / "data/corpus"))
+    with MMapIndexedDatasetBuilder(str(files / "lazy"), stored.dtype, "lazy") as builder:
+        for document in range(len(stored)):
+            builder.add_item(stored[document])
+            builder.end_document()
+        builder.finalize()
+    assert pretrain(input_dir=str(files / "lazy"), data_impl="lazy").returncode == 0
+    assert losses(tmp_path / "out") == losses(out)
 
 
 def test_running_again_says_it_is_done_and_trains_no_more(pretrain, whole, tmp_path):
