@@ -29,6 +29,7 @@ from paddlenlp.data.preprocess_text import UNICODE_FORMS, WORD_CUTTERS, TextOpti
 from paddlenlp.data.progress import DocumentProgress  # noqa: E402
 from paddlenlp.data.text_sources import find_text_files  # noqa: E402
 from paddlenlp.transformers.auto.tokenizer import AutoTokenizer  # noqa: E402
+from paddlenlp.utils.command import run_tool  # noqa: E402
 from paddlenlp.utils.errors import UsageError  # noqa: E402
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -207,22 +208,18 @@ def _report(result: PreprocessResult) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Exit code: 0; 2 with one message for what the user can do something about; 130 when interrupted."""
     args = parser().parse_args(argv)
+    return run_tool(lambda: _run_and_report(args), "create_pretraining_data")
+
+
+def _run_and_report(args: argparse.Namespace) -> None:
     _stamp("start")
     start = time.perf_counter()
-    try:
-        result = run(args)
-    except (UsageError, OSError) as error:
-        print(f"create_pretraining_data: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("create_pretraining_data: interrupted", file=sys.stderr)
-        return 130
+    result = run(args)
     seconds = time.perf_counter() - start
     rate = (result.tokens - result.earlier_tokens) / seconds
     print(f"Saved tokens to {args.output_prefix}.bin and .idx in {seconds:.1f} s, {rate:.0f} tokens/s")
     _report(result)
     _stamp("end")
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from paddlenlp.data import dataset_copy, dataset_report, dataset_verify  # noqa: E402
 from paddlenlp.data.discovery import prefixes_in  # noqa: E402
 from paddlenlp.data.megatron import open_any  # noqa: E402
+from paddlenlp.utils.command import run_tool  # noqa: E402
 from paddlenlp.utils.errors import UsageError  # noqa: E402
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64")
@@ -156,11 +157,7 @@ def _wrote(copies: Sequence[dataset_copy.Copied]) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Exit code: 0; 1 if `verify` finds damage; 2, with one message, for what the user can do something about."""
     args = parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except (UsageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_tool(lambda: args.run(args))
 
 
 if __name__ == "__main__":

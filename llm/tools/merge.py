@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from paddlenlp.data.dataset_copy import merge_datasets  # noqa: E402
 from paddlenlp.data.discovery import prefixes_in  # noqa: E402
-from paddlenlp.utils.errors import UsageError  # noqa: E402
+from paddlenlp.utils.command import run_tool  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,17 +37,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Exit code: 0, or 2 with one message for what the user can do something about."""
     args = parser().parse_args(argv)
-    try:
-        prefixes = [prefix for name in args.input for prefix in (prefixes_in(name) if os.path.isdir(name) else [name])]
-        made = merge_datasets(prefixes, args.output_prefix, args.data_impl, sys.argv)
-    except (UsageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_tool(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Merge, and say what was written."""
+    prefixes = [prefix for name in args.input for prefix in (prefixes_in(name) if os.path.isdir(name) else [name])]
+    made = merge_datasets(prefixes, args.output_prefix, args.data_impl, sys.argv)
     print(
         f"{made.prefix}: {len(prefixes)} datasets, {made.documents:,} documents, {made.sequences:,} sequences, "
         f"{made.tokens:,} tokens"
     )
-    return 0
 
 
 if __name__ == "__main__":

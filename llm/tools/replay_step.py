@@ -24,6 +24,7 @@ import run_pretrain  # noqa: E402
 from paddlenlp.parallel.failure import run_as_rank  # noqa: E402
 from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments  # noqa: E402
 from paddlenlp.utils.errors import UsageError  # noqa: E402
+from paddlenlp.utils.files import parse_json  # noqa: E402
 
 if TYPE_CHECKING:
     from paddlenlp.trainer import Trainer
@@ -91,9 +92,9 @@ def arguments_of_run(output_dir: Path, flags: Sequence[str]) -> Tuple[PdArgument
     """What the run was given, and `flags`."""
     path = output_dir / run_pretrain.RECORD
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+        recorded = parse_json(path.read_text(encoding="utf-8"))["arguments"]
         given = {name: entry["value"] for name, entry in recorded.items() if entry["origin"] != "default"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: the arguments of the run can't be read ({error!r}).") from None
     told = {name: value for name, value in given.items() if value != _HIDDEN}
     parser = PdArgumentParser((ModelArguments, DataArguments, PreTrainingArguments))

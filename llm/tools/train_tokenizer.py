@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from paddlenlp.data.preprocess_text import TextOptions, TextReader  # noqa: E402
 from paddlenlp.data.text_sources import find_text_files, read_chunks  # noqa: E402
 from paddlenlp.transformers.tokenizer_training import save_trained, train_byte_level_bpe  # noqa: E402
+from paddlenlp.utils.command import run_tool  # noqa: E402
 from paddlenlp.utils.errors import UsageError  # noqa: E402
 from paddlenlp.utils.log import logger  # noqa: E402
 
@@ -102,12 +103,7 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Exit code: 0, or 2 with one message for what the user can do something about."""
     args = parser().parse_args(argv)
-    try:
-        run(args)
-    except (UsageError, OSError) as error:
-        print(f"train_tokenizer: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: run(args), "train_tokenizer")
 
 
 if __name__ == "__main__":

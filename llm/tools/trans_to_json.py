@@ -13,6 +13,7 @@ from typing import Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from paddlenlp.data.text_to_json import Converted, JsonLines, text_to_json  # noqa: E402
+from paddlenlp.utils.command import run_tool  # noqa: E402
 from paddlenlp.utils.errors import UsageError  # noqa: E402
 
 _SHOWN = 20
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(args: argparse.Namespace) -> Converted:
+def convert(args: argparse.Namespace) -> Converted:
     """Check the options and write."""
     for name, least in (("workers", 1), ("log_interval", 1), ("min_doc_length", 0)):
         if getattr(args, name) < least:
@@ -50,24 +51,24 @@ def run(args: argparse.Namespace) -> Converted:
     output = Path(args.output_path)
     if not args.no_merge and output.suffix != ".jsonl":
         output = Path(f"{output}.jsonl")
-    convert = JsonLines(args.json_key, args.doc_spliter, args.min_doc_length)
+    lines = JsonLines(args.json_key, args.doc_spliter, args.min_doc_length)
     seed = None if args.no_shuffle else args.seed
     rest = {"workers": args.workers, "log_interval": args.log_interval, "merge": not args.no_merge, "seed": seed}
-    return text_to_json(args.input_path, output, convert, **rest)
+    return text_to_json(args.input_path, output, lines, **rest)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Exit code: 0, or 2 with one message for what the user can do something about."""
     args = parser().parse_args(argv)
-    try:
-        done = run(args)
-    except (UsageError, OSError) as error:
-        print(f"trans_to_json: {error}", file=sys.stderr)
-        return 2
+    return run_tool(lambda: run(args), "trans_to_json")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and say what came of it."""
+    done = convert(args)
     for problem in done.problems[:_SHOWN]:
         print(f"{problem}; left out", file=sys.stderr)
     print(f"{done.documents} documents, {done.short} too short, {len(done.problems)} could not be read")
-    return 0
 
 
 if __name__ == "__main__":

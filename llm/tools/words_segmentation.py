@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from paddlenlp.data.preprocess_text import WORD_CUTTERS  # noqa: E402
 from paddlenlp.data.word_segmentation import DATA_FORMATS, Segmented, segment_files  # noqa: E402
+from paddlenlp.utils.command import run_tool  # noqa: E402
 from paddlenlp.utils.errors import UsageError  # noqa: E402
 
 _SHOWN = 20
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(args: argparse.Namespace) -> List[Segmented]:
+def segment(args: argparse.Namespace) -> List[Segmented]:
     """Check the options and write."""
     for name in ("workers", "log_interval"):
         if getattr(args, name) < 1:
@@ -54,16 +55,16 @@ def run(args: argparse.Namespace) -> List[Segmented]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Exit code: 0, or 2 with one message for what the user can do something about."""
     args = parser().parse_args(argv)
-    try:
-        done = run(args)
-    except (UsageError, OSError) as error:
-        print(f"words_segmentation: {error}", file=sys.stderr)
-        return 2
+    return run_tool(lambda: run(args), "words_segmentation")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Segment, and say what came of it."""
+    done = segment(args)
     for problem in [problem for one in done for problem in one.problems][:_SHOWN]:
         print(f"{problem}; left out", file=sys.stderr)
     for one in done:
         print(f"{one.target}: " + ("was there, left as it is" if one.kept else f"{one.documents} documents"))
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import List, Optional, Sequence
 
 from paddlenlp.checkpoint.inspection import Summary, examine, folders_of, summarise
 from paddlenlp.checkpoint.manifest import MANIFEST, verify
+from paddlenlp.utils.command import run_tool
 from paddlenlp.utils.errors import UsageError
 
 _SHOWN = 5
@@ -129,11 +130,7 @@ def _check_source(source: Path, masters: bool) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Exit code: 0; 1 if `verify` finds damage; 2, with one message, for what the user can do something about."""
     args = parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except (UsageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_tool(lambda: args.run(args))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Dict, Set
 
 from paddlenlp.utils.files import PathLike
+from paddlenlp.utils.locks import LockedByOther, lock_file
 from paddlenlp.utils.log import logger
 
 LOCK = ".run.lock"
@@ -32,15 +33,13 @@ def claim(output_dir: PathLike) -> bool:
     if folder in _held:
         return True
     try:
-        import fcntl
-
         file = open(folder / LOCK, "a+b", buffering=0)  # noqa: SIM115
-    except (ImportError, OSError):
+    except OSError:
         return False
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
     except OSError as error:
-        if isinstance(error, (BlockingIOError, PermissionError)) and folder not in _refused:
+        if isinstance(error, LockedByOther) and folder not in _refused:
             _refused.add(folder)
             _warn(folder, file)
         file.close()

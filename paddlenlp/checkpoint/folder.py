@@ -33,6 +33,18 @@ _FOLDER = re.compile(r"checkpoint-(\d+)")
 _HIDDEN = re.compile(r"\.(checkpoint-\d+)\.(partial|replaced|removed)-(.+-\d+)")
 
 
+def step_of(folder: PathLike) -> int:
+    """The step in the name of a checkpoint's folder.
+
+    Raises:
+        UsageError: it has another name.
+    """
+    found = _FOLDER.fullmatch(Path(folder).name)
+    if not found:
+        raise UsageError(f"{folder}: not a checkpoint; expected a folder named checkpoint-<step>.")
+    return int(found.group(1))
+
+
 class Checkpoint:
     """Reads the parts of one checkpoint folder, each when it is asked for. Does not verify: see `verify`."""
 
@@ -42,10 +54,7 @@ class Checkpoint:
     @property
     def step(self) -> int:
         """The step of the folder's name."""
-        found = _FOLDER.fullmatch(self.folder.resolve().name)
-        if not found:
-            raise UsageError(f"{self.folder}: not a checkpoint; expected a folder named checkpoint-<step>.")
-        return int(found.group(1))
+        return step_of(self.folder.resolve())
 
     def has(self, stem: str) -> bool:
         """Whether tensors were saved under `stem` ("model", "optimizer", "master_weights")."""
@@ -127,7 +136,7 @@ def checkpoint_folders(output_dir: PathLike) -> List[Path]:
     if not Path(output_dir).is_dir():
         return []
     found = {path: _FOLDER.fullmatch(path.name) for path in Path(output_dir).iterdir() if path.is_dir()}
-    return sorted((path for path, match in found.items() if match), key=lambda path: int(path.name.split("-")[1]))
+    return sorted((path for path, match in found.items() if match), key=step_of)
 
 
 def remove_checkpoint(folder: PathLike) -> None:

@@ -9,6 +9,7 @@ from typing import List, NamedTuple, Optional
 
 from paddlenlp.checkpoint.folder import Checkpoint, checkpoint_folders
 from paddlenlp.checkpoint.manifest import MANIFEST, verify
+from paddlenlp.checkpoint.space import folder_bytes
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import PathLike
 from paddlenlp.utils.tensor_files import TensorFiles
@@ -56,7 +57,7 @@ def summarise(output_dir: PathLike, content: bool = False) -> List[Summary]:
         problems = ["a run found it damaged and set it aside"] if rejected else verify(folder, content=content)
         manifest = folder / MANIFEST
         written = datetime.fromtimestamp(manifest.stat().st_mtime) if manifest.is_file() else None
-        size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+        size = folder_bytes(folder)
         stems = [stem for stem in STEMS if next(folder.glob(f"{stem}*.safetensors"), None)]
         found.append(Summary(folder, step, size, problems, _layout(folder), stems, written, rejected))
     return sorted(found, key=lambda summary: (summary.step, summary.folder.name))

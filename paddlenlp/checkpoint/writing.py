@@ -102,7 +102,7 @@ class _Attempt:
         _put_in_place(self.partial, self.final)
 
     def _first_does(self, action: Callable[[], None]) -> None:
-        self._all_do(action if self.is_first else _nothing)
+        self._all_do(lambda: action() if self.is_first else None)
 
     def _all_do(self, action: Callable[[], None]) -> None:
         """`all_do`; if it fails, nothing is left of the attempt before any rank goes on."""
@@ -124,10 +124,6 @@ class _Attempt:
                 f"{self.final}: {rank}cannot write the checkpoint: {error}. It needs {self.shards.bytes:,} bytes, "
                 f"{room(self.final)}. Earlier checkpoints are untouched."
             ) from error
-
-
-def _nothing() -> None:
-    """What the other ranks do."""
 
 
 def _put_in_place(partial: Path, final: Path) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from paddlenlp.data.megatron import format_of, open_any, paths_of
 from paddlenlp.data.sidecar import read_sidecar, sample_sha256, sidecar_path, write_sidecar
-from paddlenlp.data.token_ids import locate
+from paddlenlp.data.token_ids import IdScan, locate
 from paddlenlp.data.token_store import TokenStore
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import sha256_file
@@ -42,27 +42,6 @@ class Verdict:
     seconds: float = 0.0
 
 
-@dataclass
-class _Ids:
-    """The largest token id seen, and the place of the first one that is outside `[0, limit)`."""
-
-    limit: Optional[int]
-    largest: int = -1
-    first: Optional[int] = None
-    seen: int = 0
-
-    def look_at(self, ids: np.ndarray) -> None:
-        # Seen as unsigned, a negative integer is larger than any positive one: one pass finds both ends.
-        signed = ids.dtype.kind == "i"
-        largest = int((ids.view(ids.dtype.str.replace("i", "u")) if signed else ids).max())
-        negative = ids.dtype.kind == "f" or (signed and largest > np.iinfo(ids.dtype).max)
-        if self.first is None and (negative or (self.limit is not None and largest >= self.limit)):
-            wrong = ids < 0 if self.limit is None else (ids < 0) | (ids >= self.limit)
-            self.first = self.seen + int(np.argmax(wrong)) if wrong.any() else None
-        self.largest = max(self.largest, int(ids.max()) if negative else largest)
-        self.seen += len(ids)
-
-
 def verify_dataset(prefix: str, vocab_size: Optional[int] = None, source: Optional[str] = None) -> Verdict:
     """Check the layout of dataset `prefix`, hash both files, look at every id, and compare with the sidecar.
 
@@ -78,7 +57,7 @@ def verify_dataset(prefix: str, vocab_size: Optional[int] = None, source: Option
         verdict.problems.append(str(error))
         return verdict
     data_path, index_path = paths_of(prefix)
-    ids = _Ids(vocab_size if vocab_size is not None else recorded.get("vocab_size"))
+    ids = IdScan(vocab_size if vocab_size is not None else recorded.get("vocab_size"))
     data_sha256 = _hash_and_scan(data_path, store, ids)
     verdict.size = os.path.getsize(data_path) + os.path.getsize(index_path)
     verdict.facts = {
@@ -99,7 +78,7 @@ def verify_dataset(prefix: str, vocab_size: Optional[int] = None, source: Option
     return verdict
 
 
-def _hash_and_scan(path: str, store: TokenStore, ids: _Ids) -> str:
+def _hash_and_scan(path: str, store: TokenStore, ids: IdScan) -> str:
     """SHA-256 of the file of the tokens; its ids go to `ids`. One thread hashes a block while another reads on."""
     digest = hashlib.sha256()
     size = os.path.getsize(path)
@@ -130,7 +109,7 @@ def _fill(file: Any, buffer: memoryview) -> memoryview:
     return buffer[:done]
 
 
-def _compare(verdict: Verdict, recorded: Dict[str, Any], store: TokenStore, ids: _Ids) -> None:
+def _compare(verdict: Verdict, recorded: Dict[str, Any], store: TokenStore, ids: IdScan) -> None:
     data_path, index_path = paths_of(verdict.prefix)
     if ids.first is not None:
         document, place = locate(store, ids.first)

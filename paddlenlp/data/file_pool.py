@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, List, Sequence, Tuple, TypeVar
 
 from tqdm import tqdm
 
-from paddlenlp.utils.errors import UsageError
+from paddlenlp.data.workers import worker_pool
 
 Result = TypeVar("Result")
 
@@ -38,16 +35,8 @@ def map_files(
     if workers <= 1 or len(pairs) == 1:
         yield from _with_progress((function(*pair) for pair in pairs), sizes, log_interval)
         return
-    context = multiprocessing.get_context("spawn")  # forking is not safe once a library has threads
-    with ProcessPoolExecutor(min(workers, len(pairs)), context) as pool:
-        try:
-            results = pool.map(function, *zip(*pairs))
-            yield from _with_progress(results, sizes, log_interval)
-        except BrokenProcessPool:
-            problem = "a worker process ended suddenly, most often for want of memory; try fewer workers"
-            raise UsageError(problem) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with worker_pool(min(workers, len(pairs))) as pool:
+        yield from _with_progress(pool.map(function, *zip(*pairs)), sizes, log_interval)
 
 
 def _with_progress(results: Iterable[Result], sizes: List[int], log_interval: int) -> Iterator[Result]:

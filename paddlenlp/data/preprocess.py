@@ -15,7 +15,7 @@ import numpy as np
 
 from paddlenlp.data.indexed_builder import MMapIndexedDatasetBuilder
 from paddlenlp.data.partial_files import PartsUnusable
-from paddlenlp.data.preprocess_encode import DocumentEncoder, EncodedChunk, dtype_for, encode_chunks
+from paddlenlp.data.preprocess_encode import DocumentEncoder, EncodedChunk, encode_chunks
 from paddlenlp.data.preprocess_parts import Parts, SeenDocuments, describe_run
 from paddlenlp.data.progress import DocumentProgress
 from paddlenlp.data.text_sources import Place, Problem, find_text_files, read_chunks, share_of
@@ -269,4 +269,4 @@ class _Run:
         )
 
 
-__all__ = ["DocumentEncoder", "PreprocessResult", "RunOptions", "dtype_for", "encode_chunks", "make_dataset_from_text"]
+__all__ = ["DocumentEncoder", "PreprocessResult", "RunOptions", "encode_chunks", "make_dataset_from_text"]

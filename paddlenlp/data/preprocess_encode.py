@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import signal
-import threading
 from array import array
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 
 from paddlenlp.data.preprocess_text import Text, TextOptions, TextReader
 from paddlenlp.data.text_sources import Chunk, Place, Problem
+from paddlenlp.data.token_store import best_dtype
+from paddlenlp.data.workers import worker_pool
 from paddlenlp.utils.errors import UsageError
 
 DIGEST_BYTES = 16
@@ -73,7 +70,7 @@ class DocumentEncoder:
             )
         self.tokenizer = tokenizer
         self.options = options
-        self.dtype = dtype_for(len(tokenizer))
+        self.dtype = best_dtype(len(tokenizer))
         self.append_eos = append_eos
         self._eos = [tokenizer.eos_token_id] if append_eos else []
         self._reader = TextReader(options)
@@ -117,11 +114,6 @@ def _digest(texts: Sequence[Text]) -> bytes:
     return hashlib.blake2b(joined.encode(), digest_size=DIGEST_BYTES).digest()
 
 
-def dtype_for(size: int) -> np.dtype:
-    """uint16 where every id of a vocabulary of `size` tokens is below 65535, else int32: the reference's rule."""
-    return np.dtype(np.uint16 if size < 65535 else np.int32)
-
-
 def encode_chunks(chunks: Iterable[Chunk], encoder: DocumentEncoder, workers: int) -> Iterator[EncodedChunk]:
     """`encoder` of every chunk, in order. One worker is this process itself, on the threads of the tokenizer's library.
 
@@ -131,20 +123,14 @@ def encode_chunks(chunks: Iterable[Chunk], encoder: DocumentEncoder, workers: in
     if workers <= 1:
         yield from map(encoder, chunks)
         return
-    context = multiprocessing.get_context("spawn")  # forking is not safe once a library has threads
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (encoder,))
-    under_way: Deque[Future] = deque()
-    try:
+    with worker_pool(workers, _start_worker, encoder) as pool:
+        under_way: Deque[Future] = deque()
         for chunk in chunks:
             under_way.append(pool.submit(_encode, chunk))
             if len(under_way) >= _HELD_PER_WORKER * workers:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
-    except BrokenProcessPool:
-        raise UsageError("a worker process ended suddenly, most often for want of memory; try fewer workers") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _worker_encoder: Optional[DocumentEncoder] = None
@@ -153,17 +139,7 @@ _worker_encoder: Optional[DocumentEncoder] = None
 def _start_worker(encoder: DocumentEncoder) -> None:
     global _worker_encoder
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which then ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker_encoder = encoder
-
-
-def _end_with_parent() -> None:
-    """A worker never learns by itself that the process it works for was killed: it holds both ends of its queue."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _encode(chunk: Chunk) -> EncodedChunk:
@@ -171,4 +147,4 @@ def _encode(chunk: Chunk) -> EncodedChunk:
     return _worker_encoder(chunk)
 
 
-__all__ = ["DIGEST_BYTES", "DocumentEncoder", "EncodedChunk", "dtype_for", "encode_chunks"]
+__all__ = ["DIGEST_BYTES", "DocumentEncoder", "EncodedChunk", "encode_chunks"]

@@ -7,9 +7,7 @@ after the files were synced, atomically). It goes when the dataset is whole.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Dict, Optional, Sequence
@@ -19,6 +17,7 @@ from paddlenlp.data.preprocess_encode import DIGEST_BYTES, DocumentEncoder
 from paddlenlp.data.sidecar import sample_sha256
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import atomic_write_json, parse_json
+from paddlenlp.utils.locks import LockedByOther, lock_file
 from paddlenlp.utils.log import logger
 
 FORMAT = 1
@@ -74,9 +73,15 @@ class Parts:
     def __enter__(self) -> Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "lock", "wb")  # noqa: SIM115
-        if not _locked(self._lock):
+        try:
+            lock_file(self._lock)
+        except LockedByOther:
             self._lock.close()
-            raise UsageError(f"{self._prefix}: another process is making this dataset. Wait for it or choose a prefix")
+            raise UsageError(
+                f"{self._prefix}: another process is making this dataset. Wait for it or choose a prefix"
+            ) from None
+        except OSError as error:
+            logger.info(f"{self._lock.name}: cannot be locked ({error.strerror or error}); run one process at a time")
         self._find_state()
         return self
 
@@ -119,20 +124,6 @@ class Parts:
     def __exit__(self, *_: Any) -> None:
         if self._lock is not None:
             self._lock.close()
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Whether this process now holds the lock; the system frees it when the process ends, however it ends."""
-    with suppress(ImportError):  # a system without such locks
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:  # a file system without them
-            logger.info(f"{os.fspath(file.name)}: cannot be locked ({error.strerror}); run one process at a time")
-    return True
 
 
 class SeenDocuments:

@@ -18,6 +18,7 @@ from paddlenlp.trainer import rollback
 from paddlenlp.trainer.bad_tensors import Finding
 from paddlenlp.trainer.step import StepResult, check_loss
 from paddlenlp.utils.errors import UsageError
+from paddlenlp.utils.files import parse_json
 from paddlenlp.utils.log import logger
 
 if TYPE_CHECKING:
@@ -214,8 +215,8 @@ def read_records(path: Path) -> List[Dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = parse_json(line)
+        except ValueError:
             continue
         if isinstance(record, dict) and {"step", "sample_ids", "samples_sha256"} <= set(record):
             found.append(record)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import signal
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import paddle
@@ -12,6 +9,7 @@ from paddle.io import DataLoader
 
 from paddlenlp.data import DistributedBatchSampler
 from paddlenlp.parallel import signals
+from paddlenlp.parallel.failure import end_with_parent
 from paddlenlp.parallel.topology import topology
 from paddlenlp.trainer.undisturbed import preserved_rng
 from paddlenlp.utils.errors import UsageError
@@ -133,9 +131,7 @@ def _prepare_worker(worker: int) -> None:
     The kernel ends it when the training process is killed; Paddle's workers wait for ever otherwise.
     """
     signals.leave_to_parent()
-    set_parent_death_signal = 1
-    with contextlib.suppress(OSError, AttributeError):  # not Linux
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    end_with_parent()
 
 
 def samples_of(batches: Sequence[Batch]) -> int:

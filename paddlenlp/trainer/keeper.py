@@ -222,5 +222,6 @@ class CheckpointKeeper:
 
 
 def _step(folder: Path) -> int:
+    """Of a checkpoint, or 0: a run may begin from a folder of another name."""
     number = folder.name.rpartition("-")[2]
     return int(number) if number.isdigit() else 0

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from paddlenlp.parallel import signals
 from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.trainer.bad_steps import BadSteps
 from paddlenlp.trainer.batches import TrainBatches, real_tokens_of, samples_of, tokens_of
 from paddlenlp.trainer.reading import Reader
-from paddlenlp.trainer.rng import remember_rng
 from paddlenlp.trainer.step import StepResult, TrainStep
 from paddlenlp.utils.log import logger
 
@@ -69,16 +67,15 @@ class TrainingLoop:
     def _one_pass(self) -> None:
         trainer, steps = self.trainer, self.batches.one_pass()
         while not (trainer.control.should_training_stop or trainer.control.should_epoch_stop):
-            with self._all_or_nothing():
-                beat.step = trainer.state.global_step + 1
-                with trainer.phases("read-data"), trainer.interval.waiting():
-                    micro_batches = self.reader.read(steps)
-                if micro_batches is None:
-                    return
-                trainer.control.begin_step()
-                trainer.event("on_load_data_end", inputs=micro_batches)
-                trainer.event("on_step_begin")
-                result = self._step(micro_batches)
+            beat.step = trainer.state.global_step + 1
+            with trainer.phases("read-data"), trainer.interval.waiting():
+                micro_batches = self.reader.read(steps)
+            if micro_batches is None:
+                return
+            trainer.control.begin_step()
+            trainer.event("on_load_data_end", inputs=micro_batches)
+            trainer.event("on_step_begin")
+            result = self._step(micro_batches)
             if result is not None and result.finding is not None:
                 if self.bad_steps.deal_with(result, micro_batches):
                     steps = self.batches.one_pass()
@@ -119,18 +116,6 @@ class TrainingLoop:
         if self.args.count_trained_tokens:
             state.trained_tokens += tokens_of(micro_batches) * ranks
             state.trained_effective_tokens += real_tokens_of(micro_batches, self.args.pad_token_id)
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Within it is one step. If a signal ends it half-way, it has not been: neither gradients nor random numbers
-        drawn are left of it. (The position in the data is moved on after it.)"""
-        put_back = remember_rng()
-        try:
-            yield
-        except signals.Agreed:
-            self.step.abandon()
-            put_back()
-            raise
 
     def _after_step(self, result: Optional[StepResult]) -> None:
         """What the callbacks asked for, in this order: log line, evaluation, checkpoint.

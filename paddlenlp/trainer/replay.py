@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from paddlenlp.checkpoint.folder import checkpoint_folders
+from paddlenlp.checkpoint.folder import checkpoint_folders, step_of
 from paddlenlp.parallel.objects import from_first
 from paddlenlp.trainer import restore
 from paddlenlp.trainer.bad_steps import BadSteps
@@ -52,7 +52,6 @@ def replay(trainer: Trainer, record: Dict[str, Any], checkpoint: Optional[str], 
     folder = checkpoint_for(record, trainer.args.output_dir, checkpoint)
     if folder is not None:
         restore.check(folder)
-        restore.seen_by_all(folder)
     trainer.put_back(folder)
     trainer.model.train()
     trainer.batches = TrainBatches(
@@ -72,7 +71,7 @@ def checkpoint_for(record: Dict[str, Any], output_dir: str, request: Optional[st
     """The checkpoint to begin from; None: the initial weights. All ranks call this, the first one decides."""
     if request is not None:
         return None if request == INITIAL else Path(request)
-    here = [str(path) for path in checkpoint_folders(output_dir) if _step(path) < record["step"]]
+    here = [str(path) for path in checkpoint_folders(output_dir) if step_of(path) < record["step"]]
     before = from_first(record["checkpoint"] if record["checkpoint"] and Path(record["checkpoint"]).is_dir() else None)
     newest: Optional[str] = from_first(here[-1] if here else None)
     if before or newest:
@@ -84,10 +83,6 @@ def checkpoint_for(record: Dict[str, Any], output_dir: str, request: Optional[st
         f"older one in {output_dir}. Give another one with --checkpoint FOLDER, or --checkpoint {INITIAL} for the "
         "weights with which the run began."
     )
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
 
 
 def _catch_up(trainer: Trainer, step: TrainStep, judge: BadSteps, last: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional
 
-from paddlenlp.checkpoint.folder import checkpoint_folders
+from paddlenlp.checkpoint.folder import checkpoint_folders, step_of
 from paddlenlp.parallel.objects import from_first
 from paddlenlp.trainer import restore
 from paddlenlp.utils.errors import UsageError
@@ -29,7 +29,6 @@ def goal(trainer: Trainer) -> Optional[Path]:
     for folder in map(Path, candidates):
         try:
             restore.check(folder)
-            restore.seen_by_all(folder)
             return folder
         except UsageError as error:
             logger.warning(f"Not going back to {folder}: {error}")
@@ -41,7 +40,7 @@ def _candidates(trainer: Trainer) -> List[Path]:
     keeper, args, step = trainer.keeper, trainer.args, trainer.state.global_step
     stale = {folder.name for folder in keeper.stale}
     here = [path for path in checkpoint_folders(args.output_dir) if path.name not in stale]
-    past = [path for path in reversed(here) if int(path.name.rpartition("-")[2]) <= step]
+    past = [path for path in reversed(here) if step_of(path) <= step]
     found = list(dict.fromkeys([*([keeper.last] if keeper.last else []), *past]))
     partly = args.ignore_load_lr_and_optim or args.ignore_data_skip
     foreign = trainer.began_from.resolve() if partly and trainer.began_from else None

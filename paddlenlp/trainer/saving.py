@@ -15,6 +15,7 @@ from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence
 import numpy as np
 import paddle
 
+from paddlenlp.checkpoint.folder import step_of
 from paddlenlp.checkpoint.shards import Shards
 from paddlenlp.checkpoint.writing import save_checkpoint
 from paddlenlp.parallel.agree import all_do
@@ -123,17 +124,12 @@ class Saver:
 
     def _write(self, job: Job, parts: Optional[Sequence[Part]]) -> None:
         shards: Any = self._shards
-        step = int(job.folder.name.rpartition("-")[2])
         self._first_does(job.make_ready)
-        save_checkpoint(job.folder.parent, step, shards, job.states, job.write_extra, parts)
+        save_checkpoint(job.folder.parent, step_of(job.folder), shards, job.states, job.write_extra, parts)
         self._first_does(job.follow_up)
 
     def _first_does(self, action: Callable[[], None]) -> None:
-        all_do(action if self._group.rank == 0 else _nothing, self._group)
-
-
-def _nothing() -> None:
-    """What the other ranks do meanwhile."""
+        all_do(lambda: action() if self._group.rank == 0 else None, self._group)
 
 
 class _Copies:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, List, NamedTuple, Optional
 
+from paddlenlp.parallel import signals
 from paddlenlp.trainer.bad_tensors import Finding, examine
 from paddlenlp.trainer.rng import remember_rng
 from paddlenlp.trainer.timers import Phases
@@ -70,7 +71,8 @@ class TrainStep:
         """Train on the micro-batches of step `number` (from 1).
 
         Args:
-            between: see `CausalLM.train_batch`; if it raises, the step is to be given up (`abandon`).
+            between: see `CausalLM.train_batch`; if it raises `signals.Agreed`, the step has not been: neither
+                gradients nor random numbers drawn are left of it.
 
         Returns:
             What came of it; with a `finding`, on all ranks alike, if the step is bad.
@@ -83,9 +85,15 @@ class TrainStep:
 
     def _run(self, number: int, micro_batches: List[Any], between: Callable[[], object], only_look: bool) -> StepResult:
         put_rng_back = remember_rng()
-        with self.phases("forward-backward"):
-            # The only wait for the device besides the gradient norm: a bad loss must be seen before the update.
-            loss = float(self.model.train_batch(micro_batches, self.optimizer.loss_scale, between))
+        try:
+            with self.phases("forward-backward"):
+                # The only wait for the device besides the gradient norm: a bad loss must be seen before the update.
+                loss = float(self.model.train_batch(micro_batches, self.optimizer.loss_scale, between))
+        except signals.Agreed:
+            self.optimizer.clear_grad()
+            self.model.after_update(False)
+            put_rng_back()
+            raise
         problem = self.judge(loss)
         self.event("on_optimizer_begin")
         with self.phases("optimizer-step"):
@@ -101,11 +109,6 @@ class TrainStep:
             put_rng_back()
         self.optimizer.clear_grad()
         return StepResult(loss, report.grad_norm, report.applied, finding if finding and finding.reason else None)
-
-    def abandon(self) -> None:
-        """Forget what was computed of a step that changed no weight."""
-        self.optimizer.clear_grad()
-        self.model.after_update(False)
 
     def _overflowed(self, number: int, loss: float, report: Any) -> bool:
         """Whether the update was left out for gradients that a smaller loss scale can keep finite; the log says so."""

@@ -105,7 +105,7 @@ def test_check_data_reports_every_broken_dataset_at_once(make_pair):
 def test_check_data_compares_ids_with_the_vocabulary(make_pair):
     prefix = make_pair()
     check_data([prefix], vocab_size=26)
-    with pytest.raises(UsageError, match=r"holds token id 25 \(first in document 4 at token 8\).*has 25 tokens"):
+    with pytest.raises(UsageError, match=r"holds token id 25 \(in document 4 at token 8\).*has 25 tokens"):
         check_data([prefix], vocab_size=25)
 
 

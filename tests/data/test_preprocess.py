@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from paddlenlp.data.preprocess import DocumentEncoder, dtype_for, encode_chunks
+from paddlenlp.data.preprocess import DocumentEncoder, encode_chunks
 from paddlenlp.data.preprocess_text import TextOptions, TextReader
 from paddlenlp.data.progress import DocumentProgress
 from paddlenlp.data.text_sources import Chunk
@@ -138,10 +138,6 @@ def test_end_token_is_needed(tokenizer):
     bare = type(tokenizer)(tokenizer._files, "here", eos_token=None)
     with pytest.raises(UsageError, match="here: append_eos .* no eos_token"):
         DocumentEncoder(bare, TextOptions(), append_eos=True)
-
-
-def test_stored_type():
-    assert dtype_for(65534) == np.uint16 and dtype_for(65535) == np.int32
 
 
 def test_order_and_bounds_of_workers(tokenizer):

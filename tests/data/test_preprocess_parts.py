@@ -197,10 +197,24 @@ def test_workers_do_not_count(tokenizer, source, tmp_path, said):
     assert any("going on after 50 documents" in line for line in said)
 
 
-def test_two_runs_do_not_make_one_dataset(tokenizer, source, tmp_path):
+HOLDER = """
+import sys
+from paddlenlp.data.preprocess_parts import Parts
+with Parts(sys.argv[1], {"format": 1}):
+    print("holds it", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_make_one_dataset(tokenizer, source, tmp_path):
     encoder, prefix = DocumentEncoder(tokenizer, TextOptions()), str(tmp_path / "data")
-    with Parts(prefix, {"format": 1}), pytest.raises(UsageError, match="another process is making this dataset"):
-        make_dataset_from_text(source, prefix, encoder)
+    command = [sys.executable, "-c", HOLDER, prefix]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "holds it\n"
+        with pytest.raises(UsageError, match="another process is making this dataset"):
+            make_dataset_from_text(source, prefix, encoder)
+        other.kill()
+    make_dataset_from_text(source, prefix, encoder)  # the lock has ended with its process
 
 
 def test_shares_one_after_another_are_the_whole(tokenizer, source, tmp_path):

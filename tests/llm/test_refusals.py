@@ -51,7 +51,7 @@ def test_data_with_ids_beyond_the_vocabulary(pretrain, retokenize, files):
     config = json.loads((files / "model/config.json").read_text())
     (files / "model/config.json").write_text(json.dumps({**config, "vocab_size": 128}))
     retokenize(100)
-    refused(pretrain(), "corpus", "255", "128")
+    refused(pretrain(), "corpus holds token id 220 (in document 0 at token 0)", "128")
 
 
 def test_bounds_of_documents_in_data_without_end_tokens(pretrain):
