@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--work", type=Path, default=Path("benchmarks-work"), help="folder for tokens and weights")
+    parser.add_argument("--work", type=Path, default=Path("data/benchmark-cpu"), help="folder for tokens and weights")
     parser.add_argument("--out", type=Path, help="JSON file for all results")
     return parser.parse_args()
 
