@@ -4,8 +4,9 @@
     python benchmarks/data/index_speed.py --open 1000000000 --folder DISK [--out result.json]
 
 The first form builds an index in both ways in turn, and compares them: the rows of `sample_idx` alone, and with the
-two shuffles, which the reference leaves to `RandomState.shuffle`. The second form makes a dataset and an index of so
-many samples (16 bytes of disk each), opens it anew in a process of its own and reads samples at ten positions.
+two shuffles, which the reference leaves to `RandomState.shuffle`; and the order of blends, in both ways and by the
+plain loop. The second form makes a dataset and an index of so many samples (16 bytes of disk each), opens it anew in a
+process of its own and reads samples at ten positions.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -30,7 +31,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from paddlenlp.data import MMapIndexedDatasetBuilder  # noqa: E402
-from paddlenlp.data.causal_dataset import GPTDataset  # noqa: E402
+from paddlenlp.data.blending import (  # noqa: E402
+    blending_indices,
+    numpy_blending_indices,
+    plain_blending_indices,
+)
+from paddlenlp.data.causal_dataset import PARTS, GPTDataset, index_problem  # noqa: E402
 from paddlenlp.data.index_builder import (  # noqa: E402
     EpochPlan,
     build_doc_idx,
@@ -40,6 +46,7 @@ from paddlenlp.data.index_builder import (  # noqa: E402
     plan_epochs,
     quiet_stdout,
 )
+from paddlenlp.data.index_cache import IndexCache  # noqa: E402
 from paddlenlp.data.indexed_dataset import make_dataset  # noqa: E402
 
 SHAPES = {"short documents": (20, 800, 2048), "long documents": (200, 4000, 2048), "short samples": (200, 4000, 512)}
@@ -64,6 +71,11 @@ def peer_index(sizes: np.ndarray, seq_length: int, plan: EpochPlan, seed: int) -
     return {"doc_idx": doc_idx, "sample_idx": sample_idx, "shuffle_idx": shuffle_idx}
 
 
+def our_index(sizes: np.ndarray, seq_length: int, plan: EpochPlan, seed: int) -> Dict[str, np.ndarray]:
+    built = build_index(sizes, range(len(sizes)), seq_length, plan, seed)
+    return {part: np.asarray(array) for part, array in built.items()}
+
+
 def compare(documents: int, shape: Tuple[int, int, int], rounds: int) -> Dict[str, Any]:
     """Both ways in turn on the same documents: medians of the seconds."""
     fewest, most, seq_length = shape
@@ -84,7 +96,7 @@ def compare(documents: int, shape: Tuple[int, int, int], rounds: int) -> Dict[st
             assert np.array_equal(found, expected)
     whole: Dict[str, List[float]] = {"ours": [], "theirs": []}
     for _ in range(rounds if helpers is not None else 0):
-        seconds, found = timed(lambda: build_index(sizes, range(documents), seq_length, plan, 3))
+        seconds, found = timed(lambda: our_index(sizes, seq_length, plan, 3))
         whole["ours"].append(seconds)
         seconds, expected = timed(lambda: peer_index(sizes, seq_length, plan, 3))
         whole["theirs"].append(seconds)
@@ -98,25 +110,72 @@ def compare(documents: int, shape: Tuple[int, int, int], rounds: int) -> Dict[st
     }
 
 
-def memory(documents: int) -> Dict[str, Any]:
-    """Peak of a process that builds an index, over the bytes of its arrays."""
-    code = (
-        "import sys, numpy as np\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from paddlenlp.data.index_builder import build_index, plan_epochs\n"
-        f"sizes = np.random.RandomState(1).randint(20, 800, {documents}, dtype=np.int32)\n"
-        "plan = plan_epochs(int(sizes.sum(dtype=np.int64)), 128, int(sizes.sum(dtype=np.int64)) // 128)\n"
-        "def memory(name):\n"
-        "    lines = open('/proc/self/status').read().splitlines()\n"
-        "    return next(int(line.split()[1]) for line in lines if line.startswith(name))\n"
-        "before = memory('VmRSS')\n"
-        f"arrays = build_index(sizes, range({documents}), 128, plan, 3)\n"
-        "peak = memory('VmHWM') - before\n"
-        "print(peak * 1024, sum(array.nbytes for array in arrays.values()))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    peak, arrays = map(int, done.stdout.split())
-    return {"peak_bytes": peak, "array_bytes": arrays, "ratio": peak / arrays}
+def blends(samples: int) -> Dict[str, Any]:
+    """Nanoseconds a sample to blend, of fast_dataindex, of NumPy and of the plain loop (a twentieth of the samples)."""
+    rng, helpers, found = np.random.RandomState(1), fast_dataindex(), {}
+    for name, weights in {
+        "2 datasets": np.array([0.9, 0.1]),
+        "10 datasets": rng.rand(10),
+        "10 datasets, some rare": rng.rand(10) ** 4,
+        "100 datasets": rng.rand(100),
+    }.items():
+        weights = weights / weights.sum()
+        few = samples // 20
+        plain, expected = timed(lambda: plain_blending_indices(weights.tolist(), few))  # noqa: B023
+        ours, arrays = timed(lambda: numpy_blending_indices(weights, samples))  # noqa: B023
+        seconds = {"numpy": ours / samples, "plain_loop": plain / few}
+        assert all(np.array_equal(one[:few], other) for one, other in zip(arrays, expected))
+        if helpers is not None:
+            theirs, expected = timed(lambda: blending_indices(weights, samples))  # noqa: B023
+            seconds["fast_dataindex"] = theirs / samples
+            assert all(np.array_equal(one, other) for one, other in zip(arrays, expected))
+        found[name] = {way: round(1e9 * value) for way, value in seconds.items()}
+    return found
+
+
+def watched(call: Any) -> Tuple[float, Any, Dict[str, int]]:
+    """Seconds, value, and how far memory rises: with the pages of files that were written and read, which the system
+    takes back when it needs them, and without."""
+    before, anonymous = resident("VmRSS"), resident("RssAnon")
+    peaks, ended = [anonymous], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            peaks[0] = max(peaks[0], resident("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    seconds, value = timed(call)
+    ended.set()
+    watcher.join()
+    rise = {"peak_bytes": resident("VmHWM") - before, "anonymous_peak_bytes": peaks[0] - anonymous}
+    return seconds, value, rise
+
+
+def resident(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+
+def memory(documents: int, folder: Path) -> Dict[str, Any]:
+    """How far memory rises while an index of so many documents is built, written and checked, over the bytes of its
+    arrays. For a process of its own."""
+    sizes = np.random.RandomState(1).randint(20, 800, documents, dtype=np.int32)
+    tokens = int(sizes.sum(dtype=np.int64))
+    plan, all_of_them = plan_epochs(tokens, 128, tokens // 128), range(documents)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        cache = IndexCache("index", PARTS, [place], lambda found: index_problem(found, sizes, all_of_them, 128, plan))
+        _, arrays, rise = watched(lambda: cache.load_or_build(lambda: build_index(sizes, all_of_them, 128, plan, 3)))
+    size = sum(array.nbytes for array in arrays.values())
+    ratios = {name.replace("bytes", "over_arrays"): round(peak / size, 3) for name, peak in rise.items()}
+    return {"array_bytes": size, **rise, **ratios}
+
+
+def apart(*words: str) -> Dict[str, Any]:
+    """What this script says in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def make_large(folder: Path, samples: int) -> None:
@@ -151,20 +210,15 @@ def large(folder: Path, samples: int) -> Dict[str, Any]:
     place = Path(tempfile.mkdtemp(dir=folder))
     try:
         prepared, _ = timed(lambda: make_large(place, samples))
-        built, _ = timed(lambda: dataset(place, samples))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        command = [sys.executable, __file__, "--open-in", str(place), "--open", str(samples)]
-        opened = [
-            json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-            for _ in range(3)
-        ]
+        built, _, rise = watched(lambda: dataset(place, samples))
+        opened = [apart("--open-in", str(place), "--open", str(samples)) for _ in range(3)]
         size = sum(path.stat().st_size for path in (place / "index-cache").glob("*.npy"))
         return {
             "samples": samples,
             "dataset_seconds": prepared,
             "build_and_write_seconds": built,
             "index_bytes": size,
-            "peak_bytes": peak,
+            **rise,
             "opened": opened,
         }
     finally:
@@ -177,20 +231,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--open", type=int, default=0)
     parser.add_argument("--open-in", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-in", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.open_in:
         print(json.dumps(open_again(options.open_in, options.open)))
         return
-    result: Dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    if options.memory_in:
+        print(json.dumps(memory(options.documents, options.memory_in)))
+        return
+    result: Dict[str, Any] = {
+        "date": time.strftime("%F"),
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
     if options.open:
         result["large"] = large(options.folder, options.open)
     else:
         for name, shape in SHAPES.items():
             result[name] = compare(options.documents, shape, options.rounds)
             print(name, json.dumps(result[name]), flush=True)
-        result["memory"] = memory(options.documents)
+        result["blends_ns_a_sample"] = blends(1_000_000)
+        result["memory"] = apart("--memory-in", str(options.folder), "--documents", str(options.documents))
     print(json.dumps(result, indent=2))
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -75,7 +75,7 @@ def _text_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--split_sentences", action="store_true", help="make each sentence a sequence of its own")
     group.add_argument("--max_doc_num", type=int, default=sys.maxsize, help="stop after so many documents")
     group.add_argument(
-        "--shard", metavar="I/N", default="1/1", help="read the I-th of N shares of the files, for N runs side by side"
+        "--shard", metavar="I/N", default="1/1", help="read the I-th of N shares of the text, for N runs side by side"
     )
 
 

@@ -20,7 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from paddlenlp.data import dataset_copy, dataset_report, dataset_verify  # noqa: E402
+from paddlenlp.data import dataset_copy, dataset_picture, dataset_report, dataset_verify  # noqa: E402
+from paddlenlp.data.dataset_lengths import DocumentLengths  # noqa: E402
 from paddlenlp.data.discovery import prefixes_in  # noqa: E402
 from paddlenlp.data.megatron import open_any  # noqa: E402
 from paddlenlp.utils.command import run_tool  # noqa: E402
@@ -65,6 +66,7 @@ def _inspect_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--documents", type=int, nargs="+", help="numbers of documents to show instead, from 0")
     one.add_argument("--max_tokens", type=int, default=100, help="tokens to show of each (default: 100)")
     one.add_argument("--width", type=int, default=50, help="characters of the longest bar (default: 50)")
+    one.add_argument("--histogram", metavar="FILE.png", help="draw the lengths of the documents into this file, too")
     one.set_defaults(run=_inspect)
 
 
@@ -94,7 +96,11 @@ def _inspect(args: argparse.Namespace) -> int:
         from paddlenlp.transformers.auto.tokenizer import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name_or_path)
-    for prefix in prefixes_of(args.data):
+    prefixes = prefixes_of(args.data)
+    if args.histogram:
+        stores = [(prefix, open_any(prefix, ignore_modes=True)) for prefix in prefixes]
+        dataset_picture.save_histogram(args.histogram, [(name, DocumentLengths(store)) for name, store in stores])
+    for prefix in prefixes:
         print(dataset_report.describe(prefix, args.width))
         store = open_any(prefix, ignore_modes=True)
         for number in args.documents or dataset_report.sample_documents(store, args.samples):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from array import array
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 
+from paddlenlp.data.blending import blending_indices
 from paddlenlp.data.causal_dataset import GPTDataset
-from paddlenlp.data.index_builder import fast_dataindex, quiet_stdout
 from paddlenlp.data.index_cache import Arrays, IndexCache
 from paddlenlp.utils.errors import UsageError
-from paddlenlp.utils.log import logger
 
 MAX_DATASETS = 32767
 PARTS = ("index", "sample_index")
@@ -96,43 +93,3 @@ class BlendableDataset:
     def __getitem__(self, index: int) -> Dict[str, Any]:
         number = self.dataset_index[index]
         return {"dataset_idx": number, **self.datasets[number][int(self.dataset_sample_index[index])]}
-
-
-def blending_indices(weights: np.ndarray, size: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Dataset (int16 `[size]`) and sample within it (int64 `[size]`) of each blended sample.
-
-    Sample i comes from the dataset that lags most: the largest `weights[d] * max(i, 1) - taken[d]`, first of equals.
-
-    Args:
-        weights: float64, summing to 1.
-    """
-    index, sample_index = np.zeros(size, np.int16), np.zeros(size, np.int64)
-    helpers = fast_dataindex()
-    if helpers is not None:
-        try:
-            with quiet_stdout():
-                helpers.build_blending_indices(index, sample_index, weights, len(weights), size, False)
-            return index, sample_index
-        except TypeError:
-            logger.info("This version of fast_dataindex cannot blend with int16 indices; Python does it instead.")
-    began = time.monotonic()
-    index, sample_index = python_blending_indices(weights.tolist(), size)
-    logger.info(f"Blended {size:,} samples without fast_dataindex in {time.monotonic() - began:.1f} s")
-    return index, sample_index
-
-
-def python_blending_indices(weights: Sequence[float], size: int) -> Tuple[np.ndarray, np.ndarray]:
-    """`blending_indices` without compiled code.
-
-    Each choice depends on all before it, so this is a loop (about 1 s a million samples), not array arithmetic.
-    """
-    index, sample_index = array("h"), array("q")
-    taken = [0] * len(weights)
-    for i in range(size):
-        scale = i or 1
-        lags = [weight * scale - count for weight, count in zip(weights, taken)]
-        chosen = lags.index(max(lags))
-        index.append(chosen)
-        sample_index.append(taken[chosen])
-        taken[chosen] += 1
-    return np.array(index, np.int16), np.array(sample_index, np.int64)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from paddlenlp.data.index_builder import EpochPlan, build_index, plan_epochs, sample_rows, shuffle_dtype
 from paddlenlp.data.index_cache import Arrays, IndexCache
+from paddlenlp.data.mapped import release_pages
 from paddlenlp.data.sidecar import sample_sha256
 from paddlenlp.data.token_store import TokenStore
 from paddlenlp.utils.errors import UsageError
@@ -190,6 +191,7 @@ def index_problem(
         if wrong.any():
             row = first + int(np.argmax(wrong))
             return f"sample_idx does not fit the document sizes (row {row}): the data has changed"
+        release_pages(sample_idx[first : first + len(rows)])
     return None
 
 
@@ -200,11 +202,24 @@ def _each_occurs(values: np.ndarray, domain: range, times: int) -> bool:
     """
     if len(domain) == 0:
         return True
-    if values.min() < domain.start or values.max() >= domain.stop:
-        return False
     if times == 1:
         seen = np.zeros(len(domain), bool)
-        for start in range(0, len(values), _BLOCK):
-            seen[values[start : start + _BLOCK].astype(np.int64) - domain.start] = True
+        for block in _blocks(values, _BLOCK):
+            if block.min() < domain.start or block.max() >= domain.stop:
+                return False
+            seen[block.astype(np.int64) - domain.start] = True
         return bool(seen.all())
-    return bool((np.bincount(values - domain.start, minlength=len(domain)) == times).all())
+    counts = np.zeros(len(domain), np.int64)
+    for block in _blocks(values, max(_BLOCK, len(domain))):
+        if block.min() < domain.start or block.max() >= domain.stop:
+            return False
+        counts += np.bincount(block - domain.start, minlength=len(domain))
+    return bool((counts == times).all())
+
+
+def _blocks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Each is given back when the next one is asked for."""
+    for start in range(0, len(values), size):
+        block = values[start : start + size]
+        yield block
+        release_pages(block)

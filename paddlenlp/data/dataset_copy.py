@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from paddlenlp.data.dataset_lengths import document_starts
 from paddlenlp.data.indexed_builder import MMapIndexedDatasetBuilder, make_builder
+from paddlenlp.data.mapped import release_pages
 from paddlenlp.data.megatron import open_any, paths_of
 from paddlenlp.data.sidecar import read_sidecar
 from paddlenlp.data.splits import SPLIT_NAMES, parse_split, split_bounds
@@ -22,8 +23,8 @@ from paddlenlp.data.token_store import TokenStore
 from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
 
-_DOCUMENTS = 1 << 16
-_TOKENS = 1 << 22
+_DOCUMENTS = 1 << 14
+_TOKENS = 1 << 20
 _KEPT_FACTS = ("tokenizer_sha256", "vocab_size")
 
 
@@ -101,6 +102,8 @@ def _append(builder: MMapIndexedDatasetBuilder, part: Slice, dtype: np.dtype, ba
             ids = _cast(store, ids, dtype, low)
         borders = store.doc_idx[low : high + 1]
         builder.add_documents(ids, store.sizes[borders[0] : borders[-1]], np.diff(borders))
+        for array in (store.sizes, store.pointers, store.doc_idx):
+            release_pages(array)
         bar.update(ids.nbytes)
 
 

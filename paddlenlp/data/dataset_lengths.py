@@ -6,6 +6,7 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
+from paddlenlp.data.mapped import release_pages
 from paddlenlp.data.token_store import TokenStore
 
 _CHUNK = 1 << 18
@@ -38,6 +39,8 @@ class DocumentLengths:
             lengths = np.diff(document_starts(store, low, min(low + _CHUNK, self.documents)))
             self.shortest, self.longest = min(self.shortest, int(lengths.min())), max(self.longest, int(lengths.max()))
             np.add.at(self._counts, np.minimum(lengths, _COUNTED), 1)
+            release_pages(store.doc_idx)
+            release_pages(store.pointers)
 
     def quantile(self, share: float) -> int:
         """The length that `share` of the documents do not exceed (nearest rank); exact below 2^20 tokens."""

@@ -19,7 +19,7 @@ from paddlenlp.data.token_store import TokenStore
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import sha256_file
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 @dataclass

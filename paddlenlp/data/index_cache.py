@@ -20,13 +20,14 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from paddlenlp.data.build_lock import BuildLock, LockFile
-from paddlenlp.data.index_record import Checked, HashedFile, altered, damaged, outdated, read_record, record_of
+from paddlenlp.data.index_record import Checked, altered, damaged, outdated, read_record, record_of, save_npy
 from paddlenlp.data.mapped import map_npy
+from paddlenlp.data.streamed_array import StreamedArray
 from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
@@ -35,6 +36,8 @@ from paddlenlp.utils.log import logger
 from paddlenlp.utils.processes import process_name
 
 Arrays = Dict[str, np.ndarray]
+Built = Mapping[str, Union[np.ndarray, StreamedArray]]
+"""Arrays to be written; those that are streamed are made while they are."""
 
 WAIT_SECONDS = 1800.0
 """How long a process waits for the one that builds."""
@@ -113,7 +116,7 @@ class IndexCache:
     def _places(self) -> List[str]:
         return list(dict.fromkeys([*self.folders, *self._targets]))
 
-    def load_or_build(self, build: Callable[[], Arrays], is_builder: bool = True) -> Arrays:
+    def load_or_build(self, build: Callable[[], Built], is_builder: bool = True) -> Arrays:
         """The arrays, memory-mapped. Where no folder holds a good set, the builder makes it and the others wait.
 
         Raises:
@@ -187,7 +190,7 @@ class IndexCache:
     def _fingerprint(self, checked: Checked) -> Dict[str, Any]:
         return {**self.facts, **{name: checked.sha256(name, path) for name, path in self.sources.items()}}
 
-    def _make(self, build: Callable[[], Arrays], locks: Mapping[str, LockFile]) -> Optional[Arrays]:
+    def _make(self, build: Callable[[], Built], locks: Mapping[str, LockFile]) -> Optional[Arrays]:
         """Check or build the arrays; None if another process is about to do so."""
         try:
             lock, folder = self._take(locks)
@@ -264,12 +267,9 @@ class IndexCache:
                     atomic_write_json(self._beside(notes, "json"), record)
                 checked.write(self._beside(notes, "checked"))
 
-    def _build(self, build: Callable[[], Arrays], lock: BuildLock, folder: str) -> Optional[Arrays]:
+    def _build(self, build: Callable[[], Built], lock: BuildLock, folder: str) -> Optional[Arrays]:
         """Build, write and load them; None if the lock was lost meanwhile."""
         arrays = build()
-        problem = self.problem(arrays)
-        if problem:
-            raise UsageError(f"The index just built cannot be used: {problem}.")
         needed = sum(array.nbytes for array in arrays.values())
         try:
             self._write(arrays, lock, folder)
@@ -284,7 +284,7 @@ class IndexCache:
             raise UsageError(f"The index just written cannot be used: {reason}. Check the disk under {folder}.")
         return written.arrays
 
-    def _write(self, arrays: Arrays, lock: BuildLock, folder: str) -> None:
+    def _write(self, arrays: Built, lock: BuildLock, folder: str) -> None:
         """Write the files into a folder of their own, and give them their names when all are on the disk."""
         self._clear(folder)
         building = Path(folder, f".{self.hash}.by-{process_name()}.building")
@@ -292,7 +292,10 @@ class IndexCache:
         try:
             checked = self._checked(folder)
             partial = {part: self.path(str(building), part) for part in self.parts}
-            hashes = {part: _save(path, arrays[part]) for part, path in partial.items()}
+            hashes = {part: save_npy(path, arrays[part]) for part, path in partial.items()}
+            problem = self._problem_of(partial)
+            if problem:
+                raise UsageError(f"The index just built cannot be used: {problem}.")
             record = self._beside(str(building), "json")
             atomic_write_json(record, record_of(self._fingerprint(checked), partial, hashes))
             Path(self.path(str(building))).write_bytes(self.desc.encode())
@@ -307,6 +310,12 @@ class IndexCache:
             checked.write(self._beside(folder, "checked"))
         finally:
             shutil.rmtree(building, ignore_errors=True)
+
+    def _problem_of(self, paths: Mapping[str, str]) -> Optional[str]:
+        try:
+            return self.problem({part: map_npy(path) for part, path in paths.items()})
+        except ValueError as error:
+            return str(error)
 
     def _clear(self, folder: str) -> None:
         """Remove what builders have left that were killed: nobody but the owner of the lock builds."""
@@ -362,16 +371,6 @@ class IndexCache:
 
 def _owners(taken: Sequence[LockFile]) -> str:
     return "".join(f"; the lock is that of {lock.owner}" for lock in taken)
-
-
-def _save(path: str, array: np.ndarray) -> str:
-    """Write an array and have it on the disk; the SHA-256 of the file."""
-    with open(path, "wb") as file:
-        hashed = HashedFile(file)
-        np.lib.format.write_array(hashed, array, allow_pickle=False)
-    fsync_file(path)
-    beat.progress()
-    return hashed.sha256
 
 
 def is_index_builder(share_folder: bool) -> bool:

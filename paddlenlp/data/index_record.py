@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
 from paddlenlp.data.mapped import map_file
 from paddlenlp.data.sidecar import sample_sha256
+from paddlenlp.data.streamed_array import StreamedArray
 from paddlenlp.parallel.heartbeat import beat
-from paddlenlp.utils.files import atomic_write_json, parse_json, sha256_file
+from paddlenlp.utils.files import atomic_write_json, fsync_file, parse_json, sha256_file
 
 VERSION = 1
 """Grows when the same settings give other arrays."""
@@ -152,7 +153,7 @@ def _read_object(path: str) -> Optional[Dict[str, Any]]:
     return value if isinstance(value, dict) else None
 
 
-class HashedFile:
+class _HashedFile:
     """A file to which NumPy writes through Python, which notices a full disk as NumPy's own way does not; and the hash
     of what went into it."""
 
@@ -170,3 +171,19 @@ class HashedFile:
     def sha256(self) -> str:
         """Of all that was written."""
         return self._digest.hexdigest()
+
+
+def save_npy(path: str, array: Union[np.ndarray, StreamedArray]) -> str:
+    """Write an array and have it on the disk; the SHA-256 of the file."""
+    with open(path, "wb") as file:
+        hashed = _HashedFile(file)
+        if isinstance(array, StreamedArray):
+            header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+            np.lib.format.write_array_header_1_0(hashed, header)  # type: ignore[arg-type]
+            for _, rows in array.blocks():
+                hashed.write(np.ascontiguousarray(rows, array.dtype).tobytes())
+        else:
+            np.lib.format.write_array(hashed, array, allow_pickle=False)  # type: ignore[arg-type]
+    fsync_file(path)
+    beat.progress()
+    return hashed.sha256

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import weakref
-from typing import Any
+from typing import Any, Dict
 
 import numpy as np
 
 from paddlenlp.utils.files import PathLike
 from paddlenlp.utils.retries import retrying
 
-_PROT_READ, _MAP_SHARED = 1, 1
+_PROT_READ, _MAP_SHARED, _MADV_DONTNEED = 1, 1, 4
+_PAGE = os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else 4096
+_maps: Dict[int, int] = {}
+"""Address -> bytes of the maps there are."""
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -58,6 +62,23 @@ def map_npy(path: PathLike) -> np.ndarray:
     return values.reshape(shape, order="F" if by_columns else "C")
 
 
+def release_pages(content: np.ndarray) -> None:
+    """Have the part of a mapped file that `content` is no longer count as memory of this process.
+
+    It stays in the system's page cache while there is room, and is mapped again when it is read. Reading a large file
+    once in order, block by block, so takes the memory of a block. Arrays that are no part of a mapped file are left
+    alone, and so are all where the system is not Linux.
+    """
+    start, end = np.lib.array_utils.byte_bounds(content) if hasattr(np.lib, "array_utils") else np.byte_bounds(content)
+    inside = next((at for at, size in list(_maps.items()) if at <= start and end <= at + size), None)
+    if inside is None or sys.platform != "linux":
+        return
+    first = start // _PAGE * _PAGE
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.madvise(first, end - first, _MADV_DONTNEED)
+
+
 def _mapped(path: PathLike) -> np.ndarray:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -77,7 +98,13 @@ def _map(descriptor: int, size: int) -> np.ndarray:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     owner: Any = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(owner, libc.munmap, address, size).atexit = False
+    _maps[address] = size
+    weakref.finalize(owner, _unmap, libc.munmap, address, size).atexit = False
     content = np.frombuffer(owner, np.uint8)
     content.flags.writeable = False
     return content
+
+
+def _unmap(munmap: Any, address: int, size: int) -> None:
+    del _maps[address]
+    munmap(address, size)

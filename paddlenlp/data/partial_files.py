@@ -12,6 +12,7 @@ import numpy as np
 
 _BLOCK = 1 << 20
 _HELD = 1 << 14
+_READ = 1 << 17
 
 
 class PartsUnusable(ValueError):
@@ -108,10 +109,10 @@ class GrowingFile:
         self._file.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All items in order, about a megabyte at a time."""
+        """All items in order, some thousands at a time."""
         self.flush()
         with open(self.path, "rb") as file:
-            while block := file.read(_BLOCK):
+            while block := file.read(_READ):
                 yield np.frombuffer(block, self.dtype)
 
 

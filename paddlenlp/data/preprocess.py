@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -18,7 +17,8 @@ from paddlenlp.data.partial_files import PartsUnusable
 from paddlenlp.data.preprocess_encode import DocumentEncoder, EncodedChunk, encode_chunks
 from paddlenlp.data.preprocess_parts import Parts, SeenDocuments, describe_run
 from paddlenlp.data.progress import DocumentProgress
-from paddlenlp.data.text_sources import Place, Problem, find_text_files, read_chunks, share_of
+from paddlenlp.data.text_shares import Piece, share_of
+from paddlenlp.data.text_sources import Place, Problem, find_text_files, read_chunks
 from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
@@ -56,7 +56,7 @@ class RunOptions:
         stop_on_error: stop at a record that cannot be read; otherwise it is reported, counted and left out.
         separator: the line between two documents of a .txt file.
         impl: format to write, "mmap" or "lazy".
-        share: (number from 1 on, count): read only this share of the files, see `share_of`.
+        share: (number from 1 on, count): read only this share of the inputs, see `share_of`.
         sync_interval: seconds of work that a kill may cost.
     """
 
@@ -95,15 +95,15 @@ def make_dataset_from_text(
     files, passed_over = find_text_files(inputs)
     if passed_over:
         logger.info(f"not text, passed over: {', '.join(path.name for path in passed_over)}")
-    files = share_of(files, *options.share)
+    pieces = share_of(files, *options.share, options.separator)
     decisive = {name: getattr(options, name) for name in ("max_documents", "separator", "impl")}
-    parts = Parts(output_prefix, describe_run(files, encoder, **decisive))
+    parts = Parts(output_prefix, describe_run(pieces, encoder, **decisive))
     with contextlib.ExitStack() as held:
         with _writing(output_prefix):
             held.enter_context(parts)
         run = _begin(parts, output_prefix, encoder, options)
         try:
-            run.write_all(files, encoder, progress or DocumentProgress(interval=None))
+            run.write_all(pieces, encoder, progress or DocumentProgress(interval=None))
             run.check(inputs)
         except BaseException:
             run.leave()
@@ -160,10 +160,10 @@ class _Run:
         if parts.state:
             logger.info(f"{parts.folder}: going on after {self.builder.documents:,} documents of an earlier run")
 
-    def write_all(self, files: Sequence[Path], encoder: DocumentEncoder, progress: DocumentProgress) -> None:
+    def write_all(self, pieces: Sequence[Piece], encoder: DocumentEncoder, progress: DocumentProgress) -> None:
         """Encode and write what follows `place`."""
-        total = sum(path.stat().st_size for path in files)
-        chunks = read_chunks(files, self.options.separator, encoder.options.json_key, self.place)
+        total = sum(piece.size for piece in pieces)
+        chunks = read_chunks(pieces, self.options.separator, encoder.options.json_key, self.place)
         encoded = encode_chunks(chunks, encoder, self.options.workers)
         progress.start(total, self.counts.read, self.builder.documents, self.builder.tokens)
         try:

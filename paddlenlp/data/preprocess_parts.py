@@ -15,6 +15,7 @@ from typing import IO, Any, Dict, Optional, Sequence
 from paddlenlp.data.partial_files import GrowingFile
 from paddlenlp.data.preprocess_encode import DIGEST_BYTES, DocumentEncoder
 from paddlenlp.data.sidecar import sample_sha256
+from paddlenlp.data.text_shares import Piece
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.files import atomic_write_json, parse_json
 from paddlenlp.utils.locks import LockedByOther, lock_file
@@ -23,12 +24,13 @@ from paddlenlp.utils.log import logger
 FORMAT = 1
 
 
-def describe_run(files: Sequence[Path], encoder: DocumentEncoder, **options: Any) -> Dict[str, Any]:
-    """All that decides which tokens a run writes: inputs (length, time of change, sampled hash), options, tokenizer."""
+def describe_run(pieces: Sequence[Piece], encoder: DocumentEncoder, **options: Any) -> Dict[str, Any]:
+    """All that decides which tokens a run writes: inputs (length, time of change, sampled hash, and which part of it),
+    options, tokenizer."""
     inputs = []
-    for path in files:
-        found = path.stat()
-        inputs.append([str(path), found.st_size, found.st_mtime_ns, sample_sha256(str(path))])
+    for piece in pieces:
+        found, part = piece.path.stat(), [] if piece.stop is None else [piece.start, piece.stop]
+        inputs.append([str(piece.path), found.st_size, found.st_mtime_ns, sample_sha256(str(piece.path)), *part])
     tokenizer = {"sha256": encoder.tokenizer.fingerprint(), "vocab_size": len(encoder.tokenizer)}
     chosen = {**asdict(encoder.options), "append_eos": encoder.append_eos, **options}
     return {"format": FORMAT, "tokenizer": tokenizer, "options": chosen, "inputs": inputs}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Iterator, List, Sequence, Tuple, Union
 
 from paddlenlp.data.text_records import KINDS, PACKINGS, Place, Record, kind_of, open_records
+from paddlenlp.data.text_shares import Piece
 from paddlenlp.utils.errors import UsageError
 
 CHUNK_RECORDS = 256
@@ -33,7 +34,7 @@ class Chunk:
     """Some records of one file, in order.
 
     Attributes:
-        path: the file.
+        path: the file, and where the piece of it starts.
         is_json: whether a record is a JSON object; otherwise it is the text itself.
         records: (number of its first line, bytes) of each.
         read: bytes of the file on disk that were read since the last chunk.
@@ -102,28 +103,13 @@ def _expected() -> str:
     return f"Expected {', '.join(KINDS)}; all but the last also with {' or '.join(PACKINGS)}"
 
 
-def share_of(files: Sequence[Path], number: int, count: int) -> List[Path]:
-    """Share `number` (1 to `count`) of `files`: consecutive ones, whole, the shares of about equal size.
-
-    All shares one after another are the files in order. A share can be empty where one file is larger than a share.
-    """
-    sizes = [path.stat().st_size for path in files]
-    total, before, found = sum(sizes), 0, []
-    for path, size in zip(files, sizes):
-        middle = before + size / 2
-        if (number - 1) * total <= middle * count < number * total or (not total and number == 1):
-            found.append(path)
-        before += size
-    return found
-
-
 def read_chunks(
-    files: Sequence[Path],
+    files: Sequence[Union[Path, Piece]],
     separator: str = "",
     key: str = "text",
     start: Place = Place(),  # noqa: B008 (frozen)
 ) -> Iterator[Chunk]:
-    """The records of all files in order: at most CHUNK_RECORDS and about CHUNK_BYTES at a time.
+    """The records of all files, or pieces of files, in order: at most CHUNK_RECORDS and about CHUNK_BYTES at a time.
 
     A line of a .jsonl file is a record, so is an item of the array of a .json file (or a line, where it holds none) and
     a row of a .parquet file; in a .txt file records end at a line that is `separator`, by default an empty line.
@@ -137,14 +123,14 @@ def read_chunks(
         UsageError: a library that reads such files is missing, or a table has no column `key`.
     """
     for number in range(start.file, len(files)):
-        place = start if number == start.file else Place(number)
-        raw: io.BufferedReader = io.BufferedReader(io.FileIO(files[number]), _BLOCK)
-        with raw:
-            yield from _chunks_of(files[number], raw, place, separator, key)
+        place, source = start if number == start.file else Place(number), files[number]
+        piece = source if isinstance(source, Piece) else Piece(source)
+        with io.BufferedReader(piece.open(), _BLOCK) as raw:
+            yield from _chunks_of(piece, raw, place, separator, key)  # type: ignore[arg-type]
 
 
-def _chunks_of(path: Path, raw: io.BufferedReader, place: Place, separator: str, key: str) -> Iterator[Chunk]:
-    chunk = Chunk(str(path), kind_of(path) != ".txt")
+def _chunks_of(piece: Piece, raw: io.BufferedReader, place: Place, separator: str, key: str) -> Iterator[Chunk]:
+    path, chunk = piece.path, Chunk(str(piece), kind_of(piece.path) != ".txt")
     size = position = 0
     stream = None
     try:
@@ -164,9 +150,9 @@ def _chunks_of(path: Path, raw: io.BufferedReader, place: Place, separator: str,
         # The libraries that unpack share no class of error.
         line = stream.line + 1 if stream else 1
         chunk.problems.append(Problem(chunk.path, line, f"the file is damaged from here on: {error}"))
-    chunk.read = path.stat().st_size - position
+    chunk.read = piece.size - position
     chunk.place = Place(place.file + 1)
     yield chunk
 
 
-__all__ = ["Chunk", "Place", "Problem", "find_text_files", "kind_of", "read_chunks", "share_of"]
+__all__ = ["Chunk", "Place", "Problem", "find_text_files", "kind_of", "read_chunks"]

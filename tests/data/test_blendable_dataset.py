@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from paddlenlp.data import BlendableDataset
-from paddlenlp.data.blendable_dataset import blending_indices, python_blending_indices
+from paddlenlp.data import blending as module
+from paddlenlp.data.blending import blending_indices, numpy_blending_indices, plain_blending_indices
 from paddlenlp.utils.errors import UsageError
 
 EXPECTED = [0, 1, 2, 0, 1, 0, 2, 0, 1, 0, 0, 1]
@@ -35,21 +36,48 @@ def datasets(lengths=(9, 9, 9)):
     return [Numbers(name, length) for name, length in zip("abc", lengths)]
 
 
-@pytest.mark.parametrize("blend", [blending_indices, python_blending_indices])
+@pytest.mark.parametrize("blend", [blending_indices, plain_blending_indices, numpy_blending_indices])
 def test_check_vector_of_the_reference(blend):
     index, sample_index = blend(np.array([0.5, 0.3, 0.2]), 12)
     assert index.dtype == np.int16 and index.tolist() == EXPECTED
     assert sample_index.dtype == np.int64 and sample_index.tolist() == EXPECTED_SAMPLES
 
 
-def test_python_equals_fast_dataindex():
+def random_weights(case):
+    """Whole numbers (many equals), and others, some of them very small."""
+    rng = np.random.RandomState(case)
+    weights = rng.randint(1, 10, rng.randint(1, 300)).astype(float) if case % 2 else rng.rand(rng.randint(1, 20)) ** 4
+    return weights / weights.sum()
+
+
+def test_the_plain_loop_equals_fast_dataindex():
     pytest.importorskip("fast_dataindex.helpers")
-    rng = np.random.RandomState(0)
     for case in range(40):
-        weights = rng.randint(1, 10, rng.randint(1, 300)).astype(float) if case % 2 else rng.rand(rng.randint(1, 20))
-        weights /= weights.sum()
-        for found, expected in zip(python_blending_indices(weights.tolist(), 600), blending_indices(weights, 600)):
+        weights = random_weights(case)
+        for found, expected in zip(plain_blending_indices(weights.tolist(), 600), blending_indices(weights, 600)):
             assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("few", [0, 200])
+@pytest.mark.parametrize("repeats", [0, 32])
+def test_stretches_side_by_side_equal_the_plain_loop(monkeypatch, few, repeats):
+    for name, value in {"_HEAD": 30, "_STEPS": 20, "_STRETCHES": 25, "_FEW": few, "_REPEATS": repeats}.items():
+        monkeypatch.setattr(module, name, value)
+    for case in range(12):
+        weights = random_weights(case)
+        for found, expected in zip(
+            numpy_blending_indices(weights, 1234), plain_blending_indices(weights.tolist(), 1234)
+        ):
+            assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def test_wrong_guesses_change_nothing(monkeypatch):
+    monkeypatch.setattr(module, "_HEAD", 8)
+    monkeypatch.setattr(module, "_STEPS", 4)
+    monkeypatch.setattr(module, "_turns", lambda weights, *_: np.full(len(weights), -3.0))
+    weights = np.array([0.6, 0.39, 0.01])
+    for found, expected in zip(numpy_blending_indices(weights, 900), plain_blending_indices(weights.tolist(), 900)):
+        assert np.array_equal(found, expected)
 
 
 def test_falls_back_without_the_package_or_its_int16_form(monkeypatch):
@@ -58,8 +86,8 @@ def test_falls_back_without_the_package_or_its_int16_form(monkeypatch):
         def build_blending_indices(*arguments):
             raise TypeError("incompatible function arguments")
 
-    for module in (None, Old):
-        monkeypatch.setitem(sys.modules, "fast_dataindex.helpers", module)
+    for helpers in (None, Old):
+        monkeypatch.setitem(sys.modules, "fast_dataindex.helpers", helpers)
         assert blending_indices(np.array([0.5, 0.3, 0.2]), 12)[0].tolist() == EXPECTED
 
 

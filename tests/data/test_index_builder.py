@@ -68,6 +68,19 @@ def test_samples_equal_the_plain_loop(monkeypatch, block):
         assert found.dtype == np.int32 and np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("longest, unit", [(70_000, 1), (70_000, 30_000), (65_535, 1), (300, 1)])
+def test_documents_of_all_lengths(longest, unit):
+    """Lengths that uint16 can hold and those it can't; sums within a block that int32 can hold and those it can't."""
+    rng = np.random.RandomState(3)
+    sizes = rng.randint(0, longest + 1, 300).astype(np.int32) * unit
+    sizes[:2] = 0, longest * unit
+    for seq_length in (2048 * unit, 40_000 * unit + 1):
+        plan = plan_epochs(int(sizes.sum(dtype=np.int64)), seq_length, 200)
+        doc_idx = build_doc_idx(range(len(sizes)), plan, rng)
+        expected = loop_sample_idx(sizes.astype(np.int64), doc_idx, seq_length, plan.samples)
+        assert np.array_equal(build_sample_idx(sizes, doc_idx, seq_length, plan.samples), expected)
+
+
 def test_samples_equal_fast_dataindex(capfd):
     pytest.importorskip("fast_dataindex.helpers")
     rng = np.random.RandomState(1)
@@ -104,7 +117,8 @@ def test_the_stable_order_of_few_epochs_begins_that_of_more(seq_length):
         for wanted in (9, 40)
     )
     for part, array in few.items():
-        assert len(array) < len(more[part]) and np.array_equal(array, more[part][: len(array)])
+        longer = np.asarray(more[part])
+        assert array.shape[0] < len(longer) and np.array_equal(array, longer[: array.shape[0]])
     assert sorted(more["shuffle_idx"]) == list(range(len(more["shuffle_idx"])))
     assert all(sorted(epoch) == list(range(5)) for epoch in more["doc_idx"].reshape(-1, 5))
     other = build_index(SIZES, range(5), seq_length, plan_epochs(26, seq_length, 40), 8, stable_order=True)

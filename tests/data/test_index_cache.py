@@ -17,6 +17,7 @@ import pytest
 from paddlenlp.data import index_cache as module
 from paddlenlp.data import index_record
 from paddlenlp.data.index_cache import IndexCache, is_index_builder
+from paddlenlp.data.streamed_array import StreamedArray
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import logger
 
@@ -53,6 +54,25 @@ def test_names_and_contents(tmp_path):
     assert np.array_equal(np.load(folder / f"{name}_b.npy"), ARRAYS["b"]) and np.array_equal(arrays["a"], ARRAYS["a"])
     cache(folder).load_or_build(built)
     assert built.calls == 1
+
+
+def test_a_streamed_array_gives_the_same_files(tmp_path):
+    whole = np.arange(300, dtype=np.int32).reshape(100, 3)
+    blocks = ((low, whole[low : low + 7].astype(np.int64)) for low in range(0, 100, 7))
+    streamed = StreamedArray(whole.shape, whole.dtype, lambda: blocks)
+    for folder, array in (("whole", whole), ("streamed", streamed)):
+        this = IndexCache("rows\n", ("a",), [str(tmp_path / folder)], lambda arrays: None)
+        assert np.array_equal(this.load_or_build(lambda array=array: {"a": array})["a"], whole)
+    for end in (".json", ".dsc", "_a.npy"):
+        assert len({next((tmp_path / folder).glob(f"*{end}")).read_bytes() for folder in ("whole", "streamed")}) == 1
+    assert streamed.nbytes == whole.nbytes
+
+
+def test_a_streamed_array_that_ends_early_is_never_handed_out(tmp_path):
+    short = StreamedArray((3,), np.dtype(np.int64), lambda: iter([(0, np.zeros(2, np.int64))]))
+    with pytest.raises(UsageError, match="just built cannot be used: .*should hold 3 numbers"):
+        cache(tmp_path).load_or_build(lambda: {**ARRAYS, "a": short})
+    assert os.listdir(tmp_path) == []
 
 
 def test_first_folder_wins_and_the_last_is_written(tmp_path):
@@ -245,7 +265,7 @@ def test_a_disk_that_fills_up_within_an_array_is_noticed(tmp_path, monkeypatch):
     def opened(path, mode="r", **options):
         return Full(path, mode) if "w" in mode else open(path, mode, **options)
 
-    monkeypatch.setattr(module, "open", opened, raising=False)
+    monkeypatch.setattr(index_record, "open", opened, raising=False)
     with pytest.raises(UsageError, match=r"No space left on device.*needs [\d,]+ bytes, .*bytes are free"):
         cache(tmp_path).load_or_build(Build())
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from paddlenlp.data import MMapIndexedDatasetBuilder
-from paddlenlp.data.mapped import map_file, map_npy
+from paddlenlp.data.mapped import map_file, map_npy, release_pages
 
 
 def descriptors():
@@ -101,3 +101,28 @@ def test_500_datasets_need_few_descriptors(tmp_path):
         return done.stdout.split()[-1]
 
     assert read(64) == read(900)
+
+
+def resident_pages():
+    """Bytes of mapped files that count as memory of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pages_are_given_back_and_come_again(tmp_path):
+    values = np.arange(1 << 22)  # 32 MB
+    np.save(tmp_path / "a.npy", values)
+    mapped = map_npy(tmp_path / "a.npy")
+    before = resident_pages()
+    assert mapped.sum() == values.sum() and resident_pages() - before > 30e6
+    release_pages(mapped[1000 : 1 << 21])
+    assert resident_pages() - before < 20e6
+    assert np.array_equal(mapped, values)
+
+
+def test_memory_that_is_no_map_is_left_alone():
+    values = np.arange(100_000)
+    release_pages(values)
+    release_pages(values[:0])
+    assert np.array_equal(values, np.arange(100_000))

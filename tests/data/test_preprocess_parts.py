@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from paddlenlp.data import indexed_builder, make_dataset
+from paddlenlp.data.dataset_copy import merge_datasets
 from paddlenlp.data.partial_files import GrowingFile, PartsUnusable
 from paddlenlp.data.preprocess import DocumentEncoder, RunOptions, make_dataset_from_text
 from paddlenlp.data.preprocess_parts import Parts
@@ -220,13 +221,13 @@ def test_two_processes_do_not_make_one_dataset(tokenizer, source, tmp_path):
 def test_shares_one_after_another_are_the_whole(tokenizer, source, tmp_path):
     encoder = DocumentEncoder(tokenizer, TextOptions())
     make_dataset_from_text(source, str(tmp_path / "whole"), encoder)
-    tokens = b""
-    for number in (1, 2):
-        make_dataset_from_text(source, str(tmp_path / "share"), encoder, RunOptions(share=(number, 2)))
-        tokens += content(str(tmp_path / "share"))[0]
-    assert tokens == content(str(tmp_path / "whole"))[0]
-    with pytest.raises(UsageError, match=r"no documents.*\(share 1 of 5\)"):
-        make_dataset_from_text(source, str(tmp_path / "share"), encoder, RunOptions(share=(1, 5)))
+    shares = [str(tmp_path / f"share{number}") for number in (1, 2, 3)]
+    for number, prefix in enumerate(shares, 1):
+        make_dataset_from_text(source, prefix, encoder, RunOptions(share=(number, 3)))
+    merge_datasets(shares, str(tmp_path / "merged"))
+    assert content(str(tmp_path / "merged")) == content(str(tmp_path / "whole"))
+    with pytest.raises(UsageError, match=r"no documents.*\(share 2 of 1000000\)"):
+        make_dataset_from_text(source, str(tmp_path / "share"), encoder, RunOptions(share=(2, 10**6)))
 
 
 def test_growing_file(tmp_path):

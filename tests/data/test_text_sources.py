@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from paddlenlp.data import text_records, text_sources
-from paddlenlp.data.text_sources import find_text_files, kind_of, read_chunks, share_of
+from paddlenlp.data.text_sources import find_text_files, kind_of, read_chunks
 from paddlenlp.utils.errors import UsageError
 
 LINES = [json.dumps({"text": f"document {i}"}).encode() for i in range(1000)]
@@ -174,16 +174,3 @@ def test_reading_goes_on_from_any_chunk(tmp_path, monkeypatch, kind):
         ]
         read = [sum(c.read for c in some) for some in (whole, whole[: number + 1], rest)]
         assert abs(read[1] + read[2] - read[0]) <= 2 * text_records._BLOCK
-
-
-def test_shares_of_files(tmp_path):
-    files = []
-    for number, size in enumerate([10, 0, 50, 10, 10, 20, 300]):
-        files.append(tmp_path / f"{number}.txt")
-        files[-1].write_bytes(b"x" * size)
-    for count in (1, 2, 3, 9):
-        shares = [share_of(files, number, count) for number in range(1, count + 1)]
-        assert [path for share in shares for path in share] == files
-    assert share_of(files, 1, 3) == files[:6], "shares are of about equal size"
-    empty = files[1:2]
-    assert [share_of(empty, number, 2) for number in (1, 2)] == [empty, []]

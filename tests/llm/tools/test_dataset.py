@@ -42,6 +42,22 @@ def test_inspect(dataset, prefix, create_pretraining_data, corpus, tokenizer_dir
     assert "--max_tokens is 0" in capsys.readouterr().err
 
 
+def test_histogram(dataset, prefix, tmp_path, capsys):
+    """The bars are as long as the counts say: of 5 documents 2 have 2 to 3 tokens, 2 have 4 to 7, 1 has 8 to 15."""
+    from PIL import Image
+
+    picture = tmp_path / "lengths.png"
+    assert dataset(["inspect", prefix, "--samples", "0", "--histogram", str(picture)]) == 0
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    bars = (pixels == (0x3B, 0x75, 0xAF)).all(axis=2).sum(axis=1)
+    starts = np.flatnonzero((bars[1:] > 0) & (bars[:-1] == 0)) + 1
+    assert pixels.shape == (60 + 3 * 24 + 20, 960, 3)
+    assert len(starts) == 3 and bars[starts[0]] == bars[starts[1]] == pytest.approx(2 * bars[starts[2]], abs=2)
+    assert dataset(["inspect", prefix, "--histogram", str(tmp_path / "lengths.svg")]) == 2
+    assert "ends in .png" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("lengths*")) == ["lengths.png"]
+
+
 def test_stat(dataset, prefix, capsys):
     assert dataset(["stat", str(Path(prefix).parent)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["5", "5", "26", "100.0%", "52", "all"]
