@@ -1,0 +1,3 @@
+#include "isa_base.h"
+#include "layers.inl"
+#include "isa_end.h"

@@ -1,0 +1,2 @@
+// In op_meta_info.h.
+#pragma once
