@@ -1,6 +1,6 @@
-"""What both loops share, in NumPy only: shapes, data, initial weights, learning rates, measuring.
+"""What all sides share, in NumPy only: shapes, data, initial weights, learning rates, measuring.
 
-Initial weights and tokens are made once, from a fixed seed, in a folder that both loops read, so that they do the same
+Initial weights and tokens are made once, from a fixed seed, in a folder that all sides read, so that they do the same
 work.
 """
 
@@ -15,27 +15,36 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 SHAPES: Dict[str, Dict[str, int]] = {
     "a": dict(vocab=32000, hidden=256, inner=688, layers=4, heads=4, kv_heads=4, seq=512, batch=4, micro_batches=1),
     "b": dict(vocab=32000, hidden=512, inner=1376, layers=8, heads=8, kv_heads=4, seq=1024, batch=2, micro_batches=2),
-    "long": dict(vocab=32000, hidden=256, inner=688, layers=4, heads=4, kv_heads=4, seq=4096, batch=1, micro_batches=1),
+    "c": dict(vocab=32000, hidden=256, inner=688, layers=4, heads=4, kv_heads=4, seq=4096, batch=1, micro_batches=1),
 }
 SEED, EPS, THETA = 1234, 1e-5, 10000.0
 BETAS, ADAM_EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line of a loop; sets the number of threads, so call it before the framework is imported."""
+def parse_arguments(*switches: str, lists: Sequence[str] = ()) -> argparse.Namespace:
+    """The command line of a side; sets the number of threads, so call it before the framework is imported.
+
+    Args:
+        switches: names of further options that take no value.
+        lists: names of further options that take any number of words.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="a", choices=sorted(SHAPES))
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--skip", type=int, default=3, help="first steps left out of the medians")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, required=True, help="folder with tokens and initial weights (see prepare)")
+    for switch in switches:
+        parser.add_argument(f"--{switch}", action="store_true")
+    for name in lists:
+        parser.add_argument(f"--{name}", nargs="*", default=[])
     args = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(args.threads)
@@ -144,15 +153,46 @@ def read_safetensors(path: Path) -> Dict[str, np.ndarray]:
     return arrays
 
 
-def measure(name: str, args: argparse.Namespace, step: Callable[[int], float]) -> None:
-    """Run `step(0)`, `step(1)` ..., each giving its loss, and print one JSON line of what they took."""
-    wall, cpu, serial, losses = [], [], [], []
-    for number in range(args.steps):
-        start, used, used_in_turn = time.perf_counter(), time.process_time(), serial_seconds()
-        losses.append(step(number))
-        wall.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - used)
-        serial.append(serial_seconds() - used_in_turn)
+class Steps:
+    """Measures the steps of this process: `begin` before the first, `end` after each."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.wall: List[float] = []
+        self.cpu: List[float] = []
+        self.serial: List[float] = []
+        self.losses: List[float] = []
+        self.first_end = 0.0
+
+    def begin(self) -> None:
+        """The first step begins now."""
+        self._last = time.perf_counter(), time.process_time(), serial_seconds()
+
+    def end(self) -> None:
+        """A step ends now, and the next one begins."""
+        now = time.perf_counter(), time.process_time(), serial_seconds()
+        for kept, after, before in zip((self.wall, self.cpu, self.serial), now, self._last):
+            kept.append(after - before)
+        self._last = now
+        self.first_end = self.first_end or seconds_since_start()
+
+    def print(self, name: str) -> None:
+        """One JSON line of what the steps took."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print_result(name, self.args, self.wall, self.cpu, self.serial, self.losses, self.first_end, peak)
+
+
+def print_result(
+    name: str,
+    args: argparse.Namespace,
+    wall: Sequence[float],
+    cpu: Sequence[float],
+    serial: Sequence[float],
+    losses: Sequence[float],
+    first_end: float,
+    peak_kilobytes: int,
+) -> None:
+    """The line that `compare.py` reads: medians over the steps after the first `args.skip`."""
     size, seconds = SHAPES[args.shape], statistics.median(wall[args.skip :])
     tokens = size["seq"] * size["batch"] * size["micro_batches"]
     result = {
@@ -163,12 +203,22 @@ def measure(name: str, args: argparse.Namespace, step: Callable[[int], float]) -
         "tokens_per_second": round(tokens / seconds, 1),
         "seconds_per_step": round(seconds, 4),
         "cpu_seconds_per_step": round(statistics.median(cpu[args.skip :]), 4),
-        "serial_seconds_per_step": round(statistics.median(serial[args.skip :]), 4),
-        "first_step_after_start": round(seconds_since_start() - sum(wall[1:]), 2),
-        "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "serial_seconds_per_step": round(statistics.median(serial[args.skip :]), 4) if serial else None,
+        "first_step_after_start": round(first_end, 2),
+        "peak_megabytes": round(peak_kilobytes / 1024),
         "losses": [round(loss, 6) for loss in losses],
     }
     print("RESULT " + json.dumps(result), flush=True)
+
+
+def measure(name: str, args: argparse.Namespace, step: Callable[[int], float]) -> None:
+    """Run `step(0)`, `step(1)` ..., each giving its loss, and print what they took."""
+    steps = Steps(args)
+    steps.begin()
+    for number in range(args.steps):
+        steps.losses.append(step(number))
+        steps.end()
+    steps.print(name)
 
 
 def serial_seconds() -> float:

@@ -1,6 +1,9 @@
-"""Run the toolkit and a peer in alternation (A B A B ...) and compare medians: one command, results as JSON.
+"""Race the toolkit against its peers in alternation (A B C A B C ...) and compare medians: one command.
 
-python benchmarks/cpu/compare.py --torch-python PATH/TO/ENV/bin/python --rounds 3
+python benchmarks/cpu/compare.py --shape a --torch-python ENV/bin/python --nlp-python ENV/bin/python
+
+Each side runs in a process of its own; each peer in an environment of its own. A peer whose environment is not given,
+or lacks what the peer needs, is left out with a line.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import common
 
@@ -22,46 +25,122 @@ KEPT_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""glibc settings that the toolkit makes for itself; the peer gets them too, since they make it faster."""
+"""glibc settings that the toolkit makes for itself; the peers get them too, since they make them faster."""
+
+TUNED = {**KEPT_MEMORY, "MKL_DEBUG_CPU_TYPE": "5"}
+
+
+class Side(NamedTuple):
+    """Who takes part.
+
+    Attributes:
+        environment: the option that names its Python; "" for this one.
+        script, options: what is run.
+        variables: of its environment.
+        modules: what its Python must be able to import.
+    """
+
+    environment: str
+    script: str
+    options: Tuple[str, ...] = ()
+    variables: Dict[str, str] = {}
+    modules: Tuple[str, ...] = ()
+
+
+SIDES: Dict[str, Side] = {
+    "run_pretrain": Side("", "pretrain_llama.py"),
+    "loop": Side("", "train_llama.py"),
+    "torch-eager": Side("torch_python", "torch_llama.py", (), KEPT_MEMORY, ("torch", "numpy")),
+    "torch-compile": Side("torch_python", "torch_llama.py", ("--compile",), KEPT_MEMORY, ("torch", "numpy")),
+    "hf-trainer": Side("torch_python", "hf_trainer.py", (), KEPT_MEMORY, ("torch", "transformers", "accelerate")),
+    "paddlenlp": Side("nlp_python", "paddlenlp_trainer.py", (), {}, ("paddle", "paddlenlp")),
+    "paddlenlp-tuned": Side("nlp_python", "paddlenlp_trainer.py", (), TUNED, ("paddle", "paddlenlp")),
+}
+"""The toolkit as users run it and as a bare loop; then the peers."""
+
+OURS = ("run_pretrain", "loop")
+
+Result = Dict[str, Any]
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--torch-python", required=True, help="Python of an environment with torch and numpy")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-python", help="Python of an environment with torch, transformers, accelerate, numpy")
+    parser.add_argument("--nlp-python", help="Python of an environment with the paddlenlp wheel")
+    parser.add_argument("--only", nargs="+", choices=list(SIDES), help="run these sides; default: all")
     parser.add_argument("--shape", default="a", choices=sorted(common.SHAPES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--skip", type=int, default=3, help="first steps of each run left out of its medians")
     parser.add_argument("--work", type=Path, default=Path("data/benchmark-cpu"), help="folder for tokens and weights")
-    parser.add_argument("--out", type=Path, help="JSON file for all results")
+    parser.add_argument("--out", type=Path, help="JSON file for all results; default: results/race-SHAPE.json")
     return parser.parse_args()
 
 
-def run(python: str, script: str, args: argparse.Namespace, variables: Dict[str, str]) -> Dict[str, object]:
+def present(args: argparse.Namespace) -> Dict[str, str]:
+    """Side -> its Python, of those that can take part; says why others can't."""
+    found: Dict[str, str] = {}
+    for name in args.only or SIDES:
+        side = SIDES[name]
+        python = getattr(args, side.environment) if side.environment else sys.executable
+        why = (
+            f"--{side.environment.replace('_', '-')} is not given" if python is None else lacking(python, side.modules)
+        )
+        if why:
+            print(f"{name} is left out: {why}")
+        else:
+            found[name] = python
+    return found
+
+
+def lacking(python: str, modules: Tuple[str, ...]) -> str:
+    """Why this Python can't run a side that needs these modules, "" if it can."""
+    code = f"import importlib.util as u; print(*(m for m in {modules!r} if u.find_spec(m) is None))"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=HERE)
+    except OSError as error:
+        return f"{python} can't be run: {error.strerror}"
+    absent = done.stdout.split()
+    return f"{python} has no {', '.join(absent)}" if absent else done.stderr.strip()[-200:]
+
+
+def run(name: str, python: str, args: argparse.Namespace) -> Result:
     """One measurement in a process of its own."""
-    command = [python, str(HERE / script), "--shape", args.shape, "--steps", str(args.steps)]
-    command += ["--threads", str(args.threads), "--work", str(args.work)]
-    environment = {**os.environ, **variables}
+    side = SIDES[name]
+    command = [python, str(HERE / side.script), *side.options, "--shape", args.shape, "--steps", str(args.steps)]
+    command += ["--skip", str(args.skip), "--threads", str(args.threads), "--work", str(args.work)]
+    environment = {**os.environ, **side.variables}
+    if side.environment:
+        environment.pop("PYTHONPATH", None)  # a peer sees nothing of this environment
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
-        sys.exit(f"{script} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+        sys.exit(f"{' '.join(command)} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
     return {**json.loads(lines[0][7:]), "load": os.getloadavg()[0]}
 
 
-def summary(results: List[Dict[str, object]]) -> str:
-    """Medians and extremes of one side."""
+def median(results: List[Result], key: str) -> float:
+    """Of one side's runs."""
+    return statistics.median(float(result[key]) for result in results)
+
+
+def ratio(ours: List[Result], theirs: List[Result], key: str) -> float:
+    """How many times as fast we are: the median over the rounds, in each of which both ran one after the other."""
+    return statistics.median(float(b[key]) / float(a[key]) for a, b in zip(ours, theirs))
+
+
+def summary(name: str, results: List[Result], ours: List[Result]) -> str:
+    """The line of one side."""
     speeds = [float(result["tokens_per_second"]) for result in results]
-    cpu, serial = (
-        statistics.median(float(result[key]) for result in results)
-        for key in ("cpu_seconds_per_step", "serial_seconds_per_step")
-    )
-    memory = max(int(result["peak_megabytes"]) for result in results)
     return (
-        f"{results[0]['name']:28s} {statistics.median(speeds):8.1f} tokens/s [{min(speeds):.1f}, {max(speeds):.1f}]  "
-        f"{cpu:.3f} CPU s/step ({serial:.3f} one after another)  {memory} MB  "
-        f"first losses {results[0]['losses'][:3]}"
+        f"{name:16s} {statistics.median(speeds):8.1f} tokens/s [{min(speeds):.1f}, {max(speeds):.1f}]  "
+        f"{median(results, 'cpu_seconds_per_step'):.3f} CPU s/step  "
+        f"{max(int(result['peak_megabytes']) for result in results)} MB  "
+        f"first step after {median(results, 'first_step_after_start'):.1f} s  "
+        f"against it we are {ratio(ours, results, 'seconds_per_step'):.3f} x "
+        f"({ratio(ours, results, 'cpu_seconds_per_step'):.3f} x per CPU second)  losses {results[0]['losses'][:3]}"
     )
 
 
@@ -69,20 +148,22 @@ def main() -> None:
     """Measure, print, write."""
     args = parse()
     common.prepare(args.work, args.shape)
-    ours: List[Dict[str, object]] = []
-    peer: List[Dict[str, object]] = []
+    pythons = present(args)
+    results: Dict[str, List[Result]] = {name: [] for name in pythons}
     for number in range(args.rounds):
-        ours.append(run(sys.executable, "train_llama.py", args, {}))
-        peer.append(run(args.torch_python, "torch_llama.py", args, KEPT_MEMORY))
-        speeds = ours[-1]["tokens_per_second"], peer[-1]["tokens_per_second"]
-        print(f"round {number + 1}: {speeds[0]} against {speeds[1]} tokens/s, load {peer[-1]['load']:.1f}", flush=True)
-    wall, cpu = (
-        statistics.median(float(r[key]) for r in peer) / statistics.median(float(r[key]) for r in ours)
-        for key in ("seconds_per_step", "cpu_seconds_per_step")
-    )
-    print(summary(ours), summary(peer), f"ratio {wall:.3f} in tokens/s, {cpu:.3f} in tokens/CPU s", sep="\n")
-    if args.out:
-        args.out.write_text(json.dumps({"ours": ours, "peer": peer, "ratio": wall, "cpu_ratio": cpu}, indent=1) + "\n")
+        for name, python in pythons.items():
+            results[name].append(run(name, python, args))
+            one = results[name][-1]
+            print(f"round {number + 1}: {name} {one['tokens_per_second']} tokens/s, load {one['load']:.1f}", flush=True)
+    first = next((name for name in OURS if name in results), next(iter(results)))
+    print("\n".join(summary(name, found, results[first]) for name, found in results.items()))
+    ratios = {
+        name: {key: round(ratio(results[first], found, f"{key}_per_step"), 4) for key in ("seconds", "cpu_seconds")}
+        for name, found in results.items()
+    }
+    record = {"shape": args.shape, "threads": args.threads, "ours": first, "ratios": ratios, "results": results}
+    out = args.out or HERE / "results" / f"race-{args.shape}.json"
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

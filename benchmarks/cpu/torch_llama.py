@@ -1,4 +1,4 @@
-"""The peer: a bare PyTorch loop with scaled_dot_product_attention, nn.RMSNorm and fused AdamW.
+"""A peer: a bare PyTorch loop with scaled_dot_product_attention, nn.RMSNorm and fused AdamW; --compile compiles it.
 
 It runs in an environment of its own.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import common
 
-ARGS = common.parse_arguments()
+ARGS = common.parse_arguments("compile")
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
@@ -113,12 +113,13 @@ def main() -> None:
         {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=common.BETAS, eps=common.ADAM_EPS, fused=True)
+    run = torch.compile(model) if ARGS.compile else model
     data = common.batches(ARGS.work, ARGS.shape, ARGS.steps)
 
     def step(number: int) -> float:
         total = 0.0
         for ids, labels in data[number]:
-            loss = model(torch.from_numpy(ids), torch.from_numpy(labels)) / len(data[number])
+            loss = run(torch.from_numpy(ids), torch.from_numpy(labels)) / len(data[number])
             loss.backward()
             total += loss.item()
         nn.utils.clip_grad_norm_(model.parameters(), common.CLIP)
@@ -128,7 +129,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         return total
 
-    common.measure(f"torch {torch.__version__}", ARGS, step)
+    common.measure(f"torch {torch.__version__}{' compiled' if ARGS.compile else ''}", ARGS, step)
 
 
 if __name__ == "__main__":

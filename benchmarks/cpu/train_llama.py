@@ -1,4 +1,8 @@
-"""The toolkit's own model, optimizer and training step on the data and weights that the peers get."""
+"""The toolkit's own model, optimizer and training step on the data and weights that the peers get.
+
+--set NAME=VALUE ... sets arguments of the run, such as use_fused_rope=false; --plain OP ... runs the plain version of
+operations of paddlenlp/nn/kernels.py; --untuned leaves the process as it is.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import common  # noqa: E402
 
-ARGS = common.parse_arguments()
+ARGS = common.parse_arguments("untuned", lists=("set", "plain"))
 
 from paddlenlp.utils.cpu_tuning import apply_cpu_tuning  # noqa: E402
 
-TUNING = apply_cpu_tuning()
+TUNING = [] if ARGS.untuned else apply_cpu_tuning()
 
 import paddle  # noqa: E402
 
-from paddlenlp.nn import configure_run  # noqa: E402
+from paddlenlp.nn import configure_run, kernels, plain  # noqa: E402
 from paddlenlp.trainer.optimizer import build_optimizer  # noqa: E402
 from paddlenlp.trainer.step import TrainStep  # noqa: E402
 from paddlenlp.trainer.timers import Phases  # noqa: E402
@@ -35,6 +39,7 @@ def main() -> None:
         adam_epsilon=common.ADAM_EPS,
         weight_decay=common.WEIGHT_DECAY,
         max_grad_norm=common.CLIP,
+        **dict(word.split("=", 1) for word in ARGS.set),
     )
     configure_run(settings)
     model = AutoModelForCausalLM.from_pretrained(str(ARGS.work / ARGS.shape))
@@ -50,8 +55,9 @@ def main() -> None:
         ]
         return loop.run(number + 1, micro_batches).loss
 
-    print("\n".join(TUNING), file=sys.stderr)
-    common.measure(f"paddlenlp on paddle {paddle.__version__}", ARGS, step)
+    print("\n".join([*TUNING, *kernels.report()]), file=sys.stderr)
+    with kernels.wrapped(lambda name, kernel: getattr(plain, name) if name in ARGS.plain else kernel):
+        common.measure(f"paddlenlp on paddle {paddle.__version__}", ARGS, step)
 
 
 if __name__ == "__main__":

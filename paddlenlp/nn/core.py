@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, Optional
 
 import numpy as np
-import paddle
 from paddle import Tensor
 
 from paddlenlp.parallel.topology import topology
@@ -64,7 +63,7 @@ def attend(
     if topology().cp.size > 1:  # keeps nothing that recomputing would save
         return _around_ring(q, k, v, Rule(scale, window, slopes, mask, batch.documents), dropout)
     core = partial(
-        _core,
+        kernels.attention,
         slopes=slopes,
         mask=mask,
         documents=batch.documents,
@@ -73,12 +72,6 @@ def attend(
         dropout=dropout,
     )
     return to_sequence(recomputed(core, q, k, v) if batch.recompute == "core_attn" else core(q, k, v))
-
-
-def _core(q: Tensor, k: Tensor, v: Tensor, *, slopes: Optional[np.ndarray], **options: Any) -> Tensor:
-    # The bias is made in here, so that it is not kept where the core is recomputed.
-    bias = None if slopes is None else _linear_bias(slopes, q.shape[1], k.shape[1])
-    return kernels.attention(q, k, v, bias=bias, **options)
 
 
 def _around_ring(q: Tensor, k: Tensor, v: Tensor, rule: Rule, dropout: float) -> Tensor:
@@ -99,10 +92,3 @@ def _own_heads(mask: Optional[Tensor], slopes: Optional[np.ndarray], heads: int)
     if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
         mask = mask[:, own]
     return mask, None if slopes is None else slopes[own]
-
-
-def _linear_bias(slopes: np.ndarray, queries: int, keys: int) -> Tensor:
-    """slope * (place of the key - place of the query), float32 [1, heads, queries, keys]; the queries come last."""
-    places = paddle.arange(keys, dtype="float32")
-    distance = places.unsqueeze(0) - places[keys - queries :].unsqueeze(1)
-    return (paddle.to_tensor(slopes, "float32").reshape([-1, 1, 1]) * distance).unsqueeze(0)

@@ -20,6 +20,7 @@ class Documents:
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
         self._sequences: Optional[Tuple[Tensor, int]] = None
+        self._starts: Optional[Tensor] = None
 
     def same(self, queries: slice, keys: slice) -> Tensor:
         """Boolean [b, queries, keys]: whether the tokens at these places belong to the same document."""
@@ -34,6 +35,14 @@ class Documents:
         """Boolean [b, t]: whether a token is the last of its document in its row."""
         last = paddle.ones_like(self.numbers[:, :1], "bool")
         return paddle.concat([self.numbers[:, 1:] != self.numbers[:, :-1], last], 1)
+
+    def starts(self) -> Tensor:
+        """The place in its row where the document of each token begins: int32 [b, t]. Found once."""
+        if self._starts is None:
+            places = paddle.arange(self.numbers.shape[1]).expand_as(self.numbers)
+            begins = paddle.where(self.begins(), places, paddle.zeros_like(places))
+            self._starts = paddle.cummax(begins, 1)[0].astype("int32")
+        return self._starts
 
     def sequences(self) -> Tuple[Tensor, int]:
         """Where the documents begin among the tokens [b * t] of all rows, int32 [documents + 1] with the number of

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Optional
 
+import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
@@ -25,21 +26,29 @@ def attention(
     mask: Optional[Tensor] = None,
     documents: Optional[Documents] = None,
     bias: Optional[Tensor] = None,
+    slopes: Optional[np.ndarray] = None,
     scale: Optional[float] = None,
     window: Optional[int] = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Flash attention (arXiv:2307.08691) for float16 and bfloat16 without mask, bias, window or cached keys.
+    """Flash attention (arXiv:2307.08691) for float16 and bfloat16 without mask, bias, slopes, window or cached keys.
 
-    Documents are given to it as so many sequences of their own lengths.
+    Documents are given to it as so many sequences of their own lengths. Values narrower than the keys (latent
+    attention) get columns of zeros, since it takes one width only.
     """
-    special = mask is not None or bias is not None or window is not None or q.shape[1] != k.shape[1]
-    if special or q.dtype == paddle.float32 or q.shape[-1] != v.shape[-1]:
-        options: Dict[str, Any] = {"mask": mask, "documents": documents, "bias": bias, "scale": scale, "window": window}
+    special = any(rule is not None for rule in (mask, bias, slopes, window)) or q.shape[1] != k.shape[1]
+    if special or q.dtype == paddle.float32 or q.shape[-1] < v.shape[-1]:
+        options: Dict[str, Any] = {"mask": mask, "documents": documents, "bias": bias, "slopes": slopes}
+        options.update(scale=scale, window=window)
         return plain.attention(q, k, v, dropout=dropout, **options)
+    width, scale = v.shape[-1], q.shape[-1] ** -0.5 if scale is None else scale
+    if width < q.shape[-1]:
+        v = paddle.concat([v, paddle.zeros([*v.shape[:3], q.shape[-1] - width], v.dtype)], -1)
     if documents is not None:
-        return _by_documents(q, k, v, documents, q.shape[-1] ** -0.5 if scale is None else scale, dropout)
-    return F.flash_attention.flash_attention(q, k, v, dropout=dropout, causal=True, softmax_scale=scale)[0]
+        y = _by_documents(q, k, v, documents, scale, dropout)
+    else:
+        y = F.flash_attention.flash_attention(q, k, v, dropout=dropout, causal=True, softmax_scale=scale)[0]
+    return y if width == v.shape[-1] else y[..., :width]
 
 
 def _by_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, dropout: float) -> Tensor:
@@ -100,11 +109,3 @@ def head_loss(x: Tensor, weight: Tensor, labels: Tensor, transpose: bool = False
 
 ALWAYS: Dict[str, Callable[..., Tensor]] = {"swiglu": swiglu, "cross_entropy": cross_entropy, "head_loss": head_loss}
 """Kernels that run on every GPU."""
-
-ON_REQUEST: Dict[str, Dict[str, Callable[..., Tensor]]] = {
-    "use_flash_attention": {"attention": attention},
-    "use_fused_rms_norm": {"rms_norm": rms_norm},
-    "use_fused_rope": {"rotate": rotate},
-    "use_fused_linear": {"linear": linear},
-}
-"""Flag -> kernels that run where it is set."""

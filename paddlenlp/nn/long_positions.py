@@ -42,7 +42,7 @@ class TrainOrEval(nn.Layer):
 
     def __init__(self, training: Any, evaluation: Any) -> None:
         super().__init__()
-        self._in_training, self._in_evaluation = training, evaluation
+        self.in_training, self._in_evaluation = training, evaluation
 
     def forward(self, q: Tensor, k: Tensor, batch: Batch) -> Tuple[Tensor, Tensor]:
-        return (self._in_training if self.training else self._in_evaluation)(q, k, batch)
+        return (self.in_training if self.training else self._in_evaluation)(q, k, batch)

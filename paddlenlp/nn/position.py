@@ -52,7 +52,7 @@ class Rotary:
         if max_length is not None:
             values["max_position_embeddings"] = max_length
         check_scaling(kind, values)
-        self.interleaved = interleaved
+        self.dim, self.interleaved = dim, interleaved
         way = self._way = SCALINGS[kind]
         self.trained_length = values[way.longer_than] if way.longer_than else None
         taken = tuple((name, values[name]) for name in (*way.needed, *way.optional) if name in values)
@@ -88,6 +88,7 @@ class Rotary2D:
     """
 
     def __init__(self, dim: int, base: float = 10000.0) -> None:
+        self.dim, self.interleaved = dim, False
         self._half = Rotary(dim // 2, base)
 
     def __call__(self, q: Tensor, k: Tensor, batch: Batch) -> Tuple[Tensor, Tensor]:

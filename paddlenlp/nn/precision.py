@@ -103,6 +103,6 @@ class GradientSums:
             param.grad = None
 
     def finish(self) -> None:
-        """Leave the sums in `param.grad`."""
-        for index, total in self._sums.items():
-            self._params[index].grad = total
+        """Leave the sums in `param.grad`, which takes a copy: of one at a time."""
+        for index in list(self._sums):
+            self._params[index].grad = self._sums.pop(index)

@@ -12,7 +12,7 @@ from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.parallel.layers import Embedding
 from paddlenlp.parallel.pipeline import virtual_stages
 from paddlenlp.parallel.random import initialise
-from paddlenlp.parallel.schedule import share
+from paddlenlp.parallel.schedule import deal
 from paddlenlp.parallel.topology import topology
 from paddlenlp.transformers.model_utils import PretrainedModel
 
@@ -96,22 +96,16 @@ class StagedModel(PretrainedModel):
         """Whether a stage of this rank reads `Batch.ahead`."""
         return any(isinstance(layer, Ahead) for layer in self.order)
 
-    def _own(self, stages: Sequence[Stage]) -> List[List[Stage]]:
-        """The stages of each chunk of this rank.
+    @classmethod
+    def deal_out(cls, config: Any, names: Sequence[str], parts: int) -> List[range]:
+        """Which of the stages with these names each of `parts` parts of the model has; see `schedule.deal`."""
+        return deal([cls.stage_cost(config, name) for name in names], [_is_layer(name) for name in names], parts)
 
-        A part of the model has at least one decoder layer: what stands before the first goes with it, and what follows
-        a layer goes with that one.
-
-        Raises:
-            UsageError: there are more parts than decoder layers.
-        """
-        starts = [place for place, (name, _) in enumerate(stages) if _is_layer(name)]
-        bounds = [0, *starts[1:], len(stages)]
-        units = [stages[a:b] for a, b in zip(bounds, bounds[1:])]
+    def _own(self, stages: Sequence[Stage]) -> List[Sequence[Stage]]:
+        """The stages of each chunk of this rank."""
         pp = topology().pp
-        costs = [sum(self.stage_cost(self.config, name) for name, _ in unit) for unit in units]
-        parts = share(costs, pp.size * virtual_stages())
-        return [[stage for place in part for stage in units[place]] for part in parts[pp.rank :: pp.size]]
+        parts = self.deal_out(self.config, [name for name, _ in stages], pp.size * virtual_stages())
+        return [stages[part.start : part.stop] for part in parts[pp.rank :: pp.size]]
 
     def _add(self, name: str, layer: nn.Layer) -> nn.Layer:
         layer.stage_name = name
@@ -187,7 +181,7 @@ class StagedModel(PretrainedModel):
         """
         head, pp = self.order[-1], topology().pp
         if isinstance(head, LMHead) and (head.tied or self.lends_table(self.config)):
-            path, table = _token_table(self.order[0] if pp.is_first else first[1]())
+            path, table = token_table(self.order[0] if pp.is_first else first[1]())
             if head.tied:
                 head.tie(table)
             for layer in self.order:
@@ -197,7 +191,7 @@ class StagedModel(PretrainedModel):
                 _attach(self, f"{first[0]}{path}", table)
                 table.weight.tied_ends = True
         elif pp.size > 1 and pp.is_first and self.lends_table(self.config):
-            _token_table(self.order[0])[1].weight.tied_ends = True
+            token_table(self.order[0])[1].weight.tied_ends = True
 
 
 def _is_layer(name: str) -> bool:
@@ -205,7 +199,7 @@ def _is_layer(name: str) -> bool:
     return name.rpartition(".")[2].isdigit()
 
 
-def _token_table(stage: nn.Layer) -> Tuple[str, Embedding]:
+def token_table(stage: nn.Layer) -> Tuple[str, Embedding]:
     """The token table within the first stage, and ".path.to.it", or "" where it is that stage."""
     for path, layer in stage.named_sublayers(include_self=True):
         if isinstance(layer, Embedding):

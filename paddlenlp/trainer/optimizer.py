@@ -1,21 +1,19 @@
 """AdamW (Loshchilov and Hutter 2019) over the pieces of parameters that this rank updates, with clipping, float32
 masters and loss scaling.
 
-The arithmetic is Paddle's: `merged_adam_` is the kernel under `paddle.optimizer.Adam(use_multi_tensor=True)`, on a CPU
-four times as fast as the one under `paddle.optimizer.AdamW`; decoupled decay before it, `p *= 1 - lr * weight_decay`,
-makes it AdamW. The state is kept here, by structured parameter name, so that a checkpoint does not depend on how Paddle
-numbered its tensors. Pieces are updated one by one (on a CPU one in each thread), so that few float32 copies of
-low-precision gradients exist at a time.
+The arithmetic is that of `kernels.adamw`. The state is kept here, by structured parameter name, so that a checkpoint
+does not depend on how Paddle numbered its tensors. Pieces are updated one by one (on a CPU one in each thread, where
+the operation itself takes one), so that few float32 copies of low-precision gradients exist at a time.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import paddle
-from paddle import Tensor, _C_ops
+from paddle import Tensor
 
 from paddlenlp.nn import kernels
 from paddlenlp.parallel.gradients import Gradients, Piece
@@ -156,22 +154,26 @@ class Optimizer:
 
     def _update(self, slots: List[_Slot], factor: float) -> None:
         lr = self.lr
-        rate = paddle.full([1], lr, "float32")
-        keep = 1.0 - lr * self._weight_decay
 
         def update(slot: _Slot) -> None:
             gradient: Any = self.gradients.gradient(slot.piece)
-            if factor != 1.0:
-                gradient.scale_(factor)
             at_rest = (slot.piece.weight, *slot.moments)
-            weight, *moments = tensors = [to_device(x) for x in at_rest]
-            if slot.decayed and keep != 1.0:
-                weight.scale_(keep)
-            _adam(weight, gradient, rate, (*moments, *slot.powers), *self._betas, self._epsilon)
+            weight, moment1, moment2 = tensors = [to_device(x) for x in at_rest]
+            kernels.adamw(
+                weight,
+                gradient,
+                (moment1, moment2),
+                slot.powers,
+                lr=lr,
+                betas=self._betas,
+                epsilon=self._epsilon,
+                decay=self._weight_decay if slot.decayed else 0.0,
+                factor=factor,
+            )
             for rest, tensor in zip(at_rest, tensors):
                 write_back(rest, tensor)
 
-        kernels.each(update, slots)
+        kernels.each(update, slots, by="adamw")
 
     def _agree(self, slots: List[_Slot], refuse: bool) -> Tuple[float, bool]:
         """L2 norm over the gradients of the whole model, and whether some rank refuses to update.
@@ -184,11 +186,11 @@ class Optimizer:
             gradient: Any = self.gradients.gradient(slot.piece)
             copies = slot.piece.copies
             if isinstance(copies, Tensor):
-                return _C_ops.squared_l2_norm(gradient / copies.sqrt())
-            found = _C_ops.squared_l2_norm(gradient)
+                return kernels.squared_norm(gradient / copies.sqrt())
+            found = kernels.squared_norm(gradient)
             return found if copies == 1 else found / copies
 
-        squares = kernels.each(square, slots)
+        squares = kernels.each(square, slots, by="squared_norm")
         total = paddle.concat(squares).astype("float64").sum() if squares else paddle.zeros([], "float64")
         told = paddle.stack([total, paddle.full([], float(refuse), "float64")])
         square_sum, refusals = topology().world.group.all_reduce(told).wait().numpy()
@@ -270,15 +272,6 @@ class Optimizer:
         for piece in self.pieces:
             self.load_weight(piece, tensors[piece.name])
         self.publish()
-
-
-def _adam(weight: Tensor, gradient: Tensor, rate: Tensor, state: Sequence[Tensor], *numbers: float) -> None:
-    """One Adam update in place of the weight, both moments and both powers; `numbers` are beta1, beta2, epsilon."""
-    moment1, moment2, power1, power2 = state
-    kernel: Any = _C_ops.merged_adam_  # Paddle's type stub lacks some of its parameters
-    lists = ([weight], [gradient], [rate], [moment1], [moment2], None, [power1], [power2], None)
-    multi_precision = use_global_beta_pow = amsgrad = False
-    kernel(*lists, *numbers, multi_precision, use_global_beta_pow, amsgrad)
 
 
 def build_optimizer(model: Any, args: Any, lr_scheduler: Any = None) -> Optimizer:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -10,6 +13,8 @@ from paddlenlp.nn.precision import Precision, set_precision
 from paddlenlp.nn.recompute import RecomputePolicy, set_recompute
 from paddlenlp.transformers.llama.configuration import LlamaConfig
 from paddlenlp.transformers.llama.modeling import LlamaForCausalLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 SIZES = {
     "vocab_size": 83,

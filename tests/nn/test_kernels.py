@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
+import fake_external
 import numpy as np
 import paddle
 import pytest
 
 from paddlenlp.nn import cpu, gpu, kernels, plain
+from paddlenlp.nn.offers import State
 from paddlenlp.nn.precision import Precision, set_precision
+from paddlenlp.trainer.pretraining_args import ModelArguments
+from paddlenlp.trainer.training_args import TrainingArguments
+from paddlenlp.utils.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +30,14 @@ def _restore():
     kernels.configure()
 
 
-def on_gpu(monkeypatch, **flags):
+def sound(offers, device):
+    """What `judge` would say if every operation were there and right."""
+    return [State(offer.op, offer.module or "Paddle", True, True, True, False, "") for offer in offers]
+
+
+def on_gpu(monkeypatch, judge=sound, **flags):
     monkeypatch.setattr(kernels.paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(kernels, "judge", judge)
     kernels.configure(SimpleNamespace(**flags))
 
 
@@ -31,21 +46,57 @@ def test_a_cpu_gets_the_cpu_kernels():
     for name, kernel in cpu.kernels().items():
         assert kernels._chosen[name] is kernel
     assert set(kernels._chosen) == set(plain.KERNELS)
-    assert kernels.report() == []
-
-
-def test_any_of_the_arguments_may_ask():
-    kernels.configure(SimpleNamespace(use_fused_rope=True), SimpleNamespace(use_fast_layer_norm=True), None)
-    assert [line.partition(":")[0] for line in kernels.report()] == ["use_fused_rope", "use_fast_layer_norm"]
+    assert kernels.report() == kernels.states() == []
 
 
 @pytest.mark.parametrize("flag", sorted(kernels.FLAGS))
-def test_on_a_cpu_each_flag_gives_one_line(flag):
+def test_true_without_external_ops_gives_one_line_and_the_toolkits_own_operations(monkeypatch, tmp_path, flag):
+    fake_external.install(monkeypatch, tmp_path)
     kernels.configure(SimpleNamespace(**{flag: True}))
     (line,) = kernels.report()
-    assert line.startswith(f"{flag}: ") and " instead, because " in line
+    assert " instead" in line and ", because " in line
     for name in kernels.FLAGS[flag]:
-        assert kernels._chosen[name].__module__ in line
+        assert name in line
+        assert kernels._chosen[name] is cpu.kernels().get(name, getattr(plain, name))
+
+
+def test_auto_without_external_ops_gives_one_line_in_all(monkeypatch, tmp_path):
+    fake_external.install(monkeypatch, tmp_path)
+    kernels.configure(TrainingArguments("unused"), ModelArguments("unused"))
+    (line,) = kernels.report()
+    assert line.endswith(kernels.ABSENT) and "rms_norm" in line and "adamw" in line
+    assert {state.built for state in kernels.states()} == {False}
+
+
+def test_a_cost_that_has_been_measured_is_said(monkeypatch, tmp_path):
+    fake_external.install(monkeypatch, tmp_path)
+    monkeypatch.setitem(kernels.COSTS, "all", 1.5)
+    kernels.configure(TrainingArguments("unused"))
+    assert kernels.report()[0].endswith("; a training step on a CPU takes about 1.50 times as long")
+
+
+def test_costs_are_those_of_the_ablation():
+    path = ROOT / "benchmarks/cpu/results/ablation-a.json"
+    ratios = json.loads(path.read_text(encoding="utf-8"))["ratios"] if path.exists() else {}
+    assert {op: round(ratios[op], 2) for op in kernels.COSTS} == kernels.COSTS
+
+
+def test_any_of_the_arguments_may_ask(monkeypatch, tmp_path):
+    fake_external.install(monkeypatch, tmp_path)
+    kernels.configure(SimpleNamespace(use_fused_rope=True), SimpleNamespace(use_fast_layer_norm=True), None)
+    assert {"rotate", "layer_norm", "rms_norm"} == set(kernels.report()[0].partition(":")[0].split(", "))
+
+
+@pytest.mark.parametrize("flag", sorted(kernels.FLAGS))
+def test_require_refuses_a_run_without_the_operation(monkeypatch, tmp_path, flag):
+    fake_external.install(monkeypatch, tmp_path)
+    with pytest.raises(UsageError, match=rf"{flag} is require, but there is no fused (.|\n)*Set the flag to auto"):
+        kernels.configure(SimpleNamespace(**{flag: "require"}))
+
+
+def test_another_word_is_refused():
+    with pytest.raises(UsageError, match="use_fused_rope must be one of auto, true, false, require; found 'maybe'"):
+        kernels.configure(SimpleNamespace(use_fused_rope="maybe"))
 
 
 def test_without_flags_a_gpu_gets_the_plain_kernels_but_for_those_that_always_run(monkeypatch):
@@ -54,17 +105,27 @@ def test_without_flags_a_gpu_gets_the_plain_kernels_but_for_those_that_always_ru
         assert kernels._chosen[name] is gpu.ALWAYS.get(name, getattr(plain, name))
 
 
-@pytest.mark.parametrize("flag", sorted(gpu.ON_REQUEST))
-def test_a_flag_turns_its_kernel_on_on_a_gpu(monkeypatch, flag):
-    on_gpu(monkeypatch, **{flag: True})
-    for name, kernel in gpu.ON_REQUEST[flag].items():
-        assert kernels._chosen[name] is kernel
-    assert kernels.report() == []
-
-
-def test_a_gpu_reports_what_it_lacks(monkeypatch):
+def test_a_gpu_gets_external_operations_before_paddles(monkeypatch):
+    on_gpu(monkeypatch, **dict.fromkeys(kernels.FLAGS, "auto"))
+    modules = {state.op: state.module for state in kernels.states() if state.used}
+    assert modules["attention"] == modules["linear"] == "Paddle" and modules["rms_norm"] == "fused_ln"
+    assert kernels._chosen["attention"] is gpu.attention
     on_gpu(monkeypatch, use_fast_layer_norm=True)
-    assert kernels.report()[0].startswith("use_fast_layer_norm: layer_norm of paddlenlp.nn.plain and rms_norm of ")
+    assert {state.op: state.module for state in kernels.states() if state.used} == {
+        "rms_norm": "fast_ln",
+        "layer_norm": "fast_ln",
+    }
+
+
+def test_a_gpu_without_external_ops_gets_paddles_fused_operations(monkeypatch):
+    def judge(offers, device):
+        return [state._replace(agrees=state.module == "Paddle") for state in sound(offers, device)]
+
+    on_gpu(monkeypatch, judge, **dict.fromkeys(kernels.FLAGS, "auto"))
+    for name in ("attention", "rms_norm", "rotate", "linear"):
+        assert kernels._chosen[name] is getattr(gpu, name)
+    on_gpu(monkeypatch, judge, use_fused_rope="require")
+    assert kernels._chosen["rotate"] is gpu.rotate
 
 
 def test_independent_parts_run_at_once_on_a_cpu_only(monkeypatch):
@@ -74,6 +135,15 @@ def test_independent_parts_run_at_once_on_a_cpu_only(monkeypatch):
     assert here not in kernels.each(lambda part: threading.get_ident(), [1, 2])
     on_gpu(monkeypatch)
     assert kernels.each(lambda part: (part, threading.get_ident()), [1, 2]) == [(1, here), (2, here)]
+
+
+def test_parts_run_in_turn_where_the_operation_takes_all_threads(monkeypatch):
+    monkeypatch.setattr(cpu.threads, "count", lambda: 2)
+    monkeypatch.setattr(kernels, "judge", sound)
+    kernels.configure(SimpleNamespace(use_fused_adamw="auto"))
+    here = threading.get_ident()
+    assert kernels.each(lambda part: threading.get_ident(), [1, 2], by="adamw") == [here, here]
+    assert here not in kernels.each(lambda part: threading.get_ident(), [1, 2])
 
 
 def test_flash_attention_gets_our_layout(monkeypatch):
@@ -88,6 +158,17 @@ def test_flash_attention_gets_our_layout(monkeypatch):
     y = gpu.attention(q, k, k, scale=0.3, dropout=0.1)
     assert y.shape == [1, 5, 4, 8]
     assert seen == {"dropout": 0.1, "causal": True, "softmax_scale": 0.3, "shapes": ([1, 5, 4, 8], [1, 5, 2, 8])}
+
+
+def test_flash_attention_gets_values_as_wide_as_keys(monkeypatch):
+    def flash(q, k, v, dropout, causal, softmax_scale):
+        return plain.attention(*(x.astype("float32") for x in (q, k, v)), scale=softmax_scale), None
+
+    monkeypatch.setattr(gpu.F.flash_attention, "flash_attention", flash)
+    q, v = paddle.randn([1, 5, 2, 8]).astype("bfloat16"), paddle.randn([1, 5, 2, 6]).astype("bfloat16")
+    y = gpu.attention(q, q, v)
+    assert y.shape == [1, 5, 2, 6]
+    np.testing.assert_allclose(y, plain.attention(*(x.astype("float32") for x in (q, q, v))), rtol=1e-5, atol=1e-6)
 
 
 def test_flash_attention_leaves_float32_and_masks_to_the_plain_version():

@@ -6,6 +6,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
@@ -33,14 +34,16 @@ def attention(
     mask: Optional[Tensor] = None,
     documents: Optional[Documents] = None,
     bias: Optional[Tensor] = None,
+    slopes: Optional[np.ndarray] = None,
     scale: Optional[float] = None,
     window: Optional[int] = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """See `kernels.attention`. What has a mask, bias, window, dropout or cached keys is left to the plain version."""
-    special = mask is not None or bias is not None or window is not None or dropout or q.shape[1] != k.shape[1]
+    """See `kernels.attention`. Masks, biases, slopes, windows, dropout and cached keys are left to the plain one."""
+    special = any(rule is not None for rule in (mask, bias, slopes, window)) or dropout or q.shape[1] != k.shape[1]
     if special or any(x.dtype != paddle.float32 for x in (q, k, v)):
-        options: Dict[str, Any] = {"mask": mask, "documents": documents, "bias": bias, "scale": scale, "window": window}
+        options: Dict[str, Any] = {"mask": mask, "documents": documents, "bias": bias, "slopes": slopes}
+        options.update(scale=scale, window=window)
         return plain.attention(q, k, v, dropout=dropout, **options)
     return _CausalAttention.apply(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale, documents)
 

@@ -1,0 +1,71 @@
+"""Attempts in a child process: what they return, raise, and do to their process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from paddlenlp.nn import trial
+from paddlenlp.nn.trial import Attempt, outcomes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux only")
+
+
+def fail():
+    raise ValueError("two\n  lines")
+
+
+def test_outcomes_come_in_order():
+    assert outcomes([Attempt(lambda: ""), Attempt(lambda: "reason"), Attempt(fail)]) == [
+        "", "reason", "it raises ValueError: two lines",
+    ]  # fmt: skip
+
+
+def test_nothing_to_try_starts_nothing(monkeypatch):
+    monkeypatch.setattr(os, "fork", fail)
+    assert outcomes([]) == []
+
+
+def test_what_ends_the_child_does_not_end_the_others():
+    die = Attempt(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+    leave = Attempt(lambda: os._exit(7))
+    assert outcomes([Attempt(lambda: ""), die, Attempt(lambda: "after"), leave, leave, Attempt(lambda: "")]) == [
+        "",
+        "it ended a trial process with SIGSEGV",
+        "after",
+        "it ended a trial process with exit code 7",
+        "it ended a trial process with exit code 7",
+        "",
+    ]
+
+
+def test_an_attempt_whose_need_has_failed_is_not_made():
+    die = Attempt(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+    found = outcomes([die, Attempt(lambda: os._exit(7), needs=0), Attempt(lambda: "", needs=1), Attempt(lambda: "")])
+    assert found == ["it ended a trial process with SIGSEGV"] * 3 + [""]
+
+
+def test_what_hangs_is_given_up(monkeypatch):
+    monkeypatch.setattr(trial, "SECONDS", 0.2)
+    found = outcomes([Attempt(lambda: ""), Attempt(lambda: time.sleep(60) or ""), Attempt(lambda: "")])
+    assert found == ["", "it takes more than 0.2 s", ""]
+
+
+def test_the_child_changes_nothing_here_and_prints_nothing(capfd):
+    seen = []
+    assert outcomes([Attempt(lambda: seen.append(1) or print("loud") or os.write(2, b"loud") and "")]) == [""]
+    assert seen == [] and capfd.readouterr() == ("", "")
+    assert outcomes([Attempt(lambda: seen.append(1) or "")], apart=False) == [""]
+    assert seen == [1]
+
+
+def test_no_child_is_left_and_no_file_stays_open():
+    before = len(os.listdir("/proc/self/fd"))
+    outcomes([Attempt(lambda: os._exit(1)), Attempt(lambda: "")])
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
