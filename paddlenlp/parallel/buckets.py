@@ -8,7 +8,7 @@ number of ranks that share it out, each of which updates one share.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
 import paddle
 from paddle import Tensor
@@ -19,6 +19,8 @@ from .gradients import Piece
 from .group import Work, done
 from .offload import to_device
 from .topology import Axis, topology
+
+Packed = TypeVar("Packed", bound="Packing")
 
 ALIGNMENT = 64
 """Elements: no parameter starts in the midst of what a device reads at once (128 bytes of 16-bit numbers)."""
@@ -94,8 +96,8 @@ class Member:
         view._share_buffer_to(self.param)
 
 
-class Bucket:
-    """Parameters that travel together, their storage, and their gradients on the way.
+class Packing:
+    """How parameters that travel together are laid out, and which share of them is whose.
 
     Args:
         kind: what they have in common.
@@ -103,10 +105,10 @@ class Bucket:
         params: (name, parameter) in order.
 
     Attributes:
-        flat: the parameters, one after the other; None while only `own` exists.
-        own: this rank's share of them.
-        sum: this rank's share of the gradients of the step, None if there are none.
-        work: the exchange of gradients under way.
+        members: the parameters.
+        size: elements, with the gaps between them.
+        shard, replica: see `Kind`.
+        span: this rank's share.
     """
 
     def __init__(self, kind: Kind, stage: int, params: Sequence[Tuple[str, Tensor]]) -> None:
@@ -120,6 +122,30 @@ class Bucket:
         self.size = _multiple(end, ALIGNMENT * self.shard.size)
         share = self.size // self.shard.size
         self.span = (self.shard.rank * share, (self.shard.rank + 1) * share)
+
+    def parts(self) -> Iterator[Tuple[Member, int, int]]:
+        """The members, and their elements, that lie in this rank's share."""
+        for member in self.members:
+            start, stop = max(member.offset, self.span[0]), min(member.stop, self.span[1])
+            if start < stop:
+                yield member, start - member.offset, stop - member.offset
+
+
+class Bucket(Packing):
+    """Parameters that travel together, their storage, and their gradients on the way.
+
+    Args:
+        kind, stage, params: as for `Packing`.
+
+    Attributes:
+        flat: the parameters, one after the other; None while only `own` exists.
+        own: this rank's share of them.
+        sum: this rank's share of the gradients of the step, None if there are none.
+        work: the exchange of gradients under way.
+    """
+
+    def __init__(self, kind: Kind, stage: int, params: Sequence[Tuple[str, Tensor]]) -> None:
+        super().__init__(kind, stage, params)
         self.flat: Optional[Tensor] = self._adopt()
         self.own: Tensor = self.share_of(self.flat)
         self.gathered: Optional[Work[Tensor]] = None
@@ -146,16 +172,13 @@ class Bucket:
         """What this rank updates: the parts of parameters that lie in its share."""
         master = self.kind.dtype != "float32"
         weights = self.own.astype("float32") if master else self.own
-        for member in self.members:
-            start, stop = max(member.offset, self.span[0]), min(member.stop, self.span[1])
-            if start >= stop:
-                continue
-            inside = (start - member.offset, stop - member.offset)
+        for member, start, stop in self.parts():
             copies = self.kind.copies(member.param)
             if isinstance(copies, Tensor):
-                copies = copies.reshape([-1])[slice(*inside)].clone()
-            weight = weights._slice(start - self.span[0], stop - self.span[0])
-            yield Piece(member.name, member.param, *inside, weight, master, copies)
+                copies = copies.reshape([-1])[start:stop].clone()
+            at = member.offset - self.span[0]
+            weight = weights._slice(at + start, at + stop)
+            yield Piece(member.name, member.param, start, stop, weight, master, copies)
 
     def within(self, piece: Piece, share: Tensor) -> Tensor:
         """The elements of a piece in this rank's share of something."""
@@ -273,19 +296,25 @@ class Bucket:
 
 
 def plan(model: Any, limit: int, by_stage: bool) -> List[Bucket]:
+    """The trained parameters of `model` in buckets; see `pack`."""
+    return pack(model, limit, by_stage, Bucket)
+
+
+def pack(model: Any, limit: int, by_stage: bool, make: Callable[..., Packed]) -> List[Packed]:
     """The trained parameters of `model` in buckets, in the order in which backward passes fill them.
 
     Args:
         model: a `StagedModel`.
         limit: bytes of a bucket's parameters, unless a single one has more.
         by_stage: no bucket holds parameters of two stages.
+        make: a Packing of (kind, stage, params).
     """
     names = {id(param): name for name, param in model.named_parameters()}
     open_buckets: Dict[Kind, List[Tuple[str, Tensor]]] = {}
-    closed: List[Bucket] = []
+    closed: List[Packed] = []
 
     def close(kind: Kind, stage: int) -> None:
-        closed.append(Bucket(kind, stage, open_buckets.pop(kind)))
+        closed.append(make(kind, stage, open_buckets.pop(kind)))
 
     for stage, params in reversed(list(enumerate(_trained_by_stage(model)))):
         for param in reversed(params):

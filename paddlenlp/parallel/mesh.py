@@ -177,6 +177,14 @@ def degree_problems(wanted: Degrees, world: int) -> List[Problem]:
     return problems
 
 
+def least_processes(wanted: Degrees) -> int:
+    """The fewest processes of which `wanted` can be a mesh, if what it says goes together."""
+    parts = _parts(wanted)
+    sharding = [degree for name, degree in parts.items() if name.startswith("sharding") and degree > 1]
+    dealt_out = 1 if sharding else max(1, wanted.expert_parallel_degree)
+    return prod(max(1, degree) for degree in parts.values()) * dealt_out
+
+
 def _parts(wanted: Degrees) -> Dict[str, int]:
     """Argument -> how many ranks it asks for, of those whose product divides the number of processes."""
     old = wanted.sharding_parallel_degree <= 0 < wanted.sharding_degree

@@ -5,8 +5,9 @@ A pipeline of `size` ranks deals a model out in size x chunks consecutive parts;
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate
-from typing import Callable, List, Literal, NamedTuple, Sequence
+from typing import Callable, Dict, List, Literal, NamedTuple, Sequence, Tuple
 
 from paddlenlp.utils.errors import UsageError
 
@@ -50,6 +51,23 @@ def _task(kind: Literal["forward", "backward"], number: int, size: int, chunks: 
     return Task(kind, chunk if kind == "forward" else chunks - 1 - chunk, turn * size + micro)
 
 
+def deal(costs: Sequence[float], layers: Sequence[bool], parts: int) -> List[range]:
+    """Deal a model's stages out to `parts` consecutive runs, each with at least one decoder layer: what stands before
+    the first goes with it, and what follows a layer goes with that one.
+
+    Args:
+        costs: of the stages in order, as for `share`.
+        layers: which of them are decoder layers.
+
+    Raises:
+        UsageError: there are fewer decoder layers than parts.
+    """
+    starts = [place for place, is_layer in enumerate(layers) if is_layer]
+    bounds = [0, *starts[1:], len(costs)]
+    runs = share([sum(costs[a:b]) for a, b in zip(bounds, bounds[1:])], parts)
+    return [range(bounds[run.start], bounds[run.stop]) for run in runs]
+
+
 def share(costs: Sequence[float], parts: int) -> List[range]:
     """Deal `len(costs)` units out to `parts` consecutive runs, none of them empty.
 
@@ -67,9 +85,18 @@ def share(costs: Sequence[float], parts: int) -> List[range]:
             f"The model has {len(costs)} decoder layers, and pipeline_parallel_degree x virtual_pp_degree = {parts} "
             f"parts take at least one each. Lower these degrees until their product is at most {len(costs)}"
         )
+    return list(_share(tuple(costs), parts))
+
+
+@lru_cache(maxsize=256)
+def _share(costs: Tuple[float, ...], parts: int) -> Tuple[range, ...]:
     slowest = _divide(costs, parts, max, lambda cost: cost).worth
     even = _divide(costs, parts, lambda a, b: a + b, lambda cost: cost * cost if cost <= slowest else float("inf"))
-    return [range(start, stop) for start, stop in zip((0, *even.ends), even.ends)]
+    return tuple(range(start, stop) for start, stop in zip((0, *even.ends), even.ends))
+
+
+Join = Callable[[float, float], float]
+Rate = Callable[[float], float]
 
 
 class _Division(NamedTuple):
@@ -79,24 +106,35 @@ class _Division(NamedTuple):
     ends: List[int]
 
 
-def _divide(
-    costs: Sequence[float], parts: int, join: Callable[[float, float], float], rate: Callable[[float], float]
-) -> _Division:
-    """The division with the least worth: that of its runs by `rate(cost)`, joined by `join`."""
+class _Last(NamedTuple):
+    """Where the last run of a division starts, and what the division is worth."""
+
+    worth: float
+    start: int
+
+
+def _divide(costs: Sequence[float], parts: int, join: Join, rate: Rate) -> _Division:
+    """The division with the least worth: that of its runs by `rate(cost)`, joined by `join`. Neither falls where one of
+    what it is given grows, and what is joined is worth no less than each."""
     sums = [0.0, *accumulate(costs)]
     units = range(1, len(costs) + 1)
-    best = {stop: _Division(rate(sums[stop]), [stop]) for stop in units}
+    best = [{stop: _Last(rate(sums[stop]), 0) for stop in units}]
     for part in range(2, parts + 1):
-        best = {
-            stop: min(
-                # From the last start to the first, so that among equals the earlier runs are the longer ones.
-                (
-                    _Division(join(best[start].worth, rate(sums[stop] - sums[start])), [*best[start].ends, stop])
-                    for start in range(stop - 1, part - 2, -1)
-                ),
-                key=lambda division: division.worth,
-            )
-            for stop in units
-            if stop >= part
-        }
-    return best[len(costs)]
+        best.append({stop: _last_run(best[-1], sums, range(part - 1, stop), join, rate) for stop in units[part - 1 :]})
+    ends = [len(costs)]
+    for lasts in reversed(best[1:]):
+        ends.insert(0, lasts[ends[0]].start)
+    return _Division(best[-1][len(costs)].worth, ends)
+
+
+def _last_run(before: Dict[int, _Last], sums: Sequence[float], starts: range, join: Join, rate: Rate) -> _Last:
+    """The best of the `starts` of a run that ends where they do, behind the divisions that end there."""
+    worth, found = float("inf"), starts[-1]
+    for start in reversed(starts):  # so that among equals the earlier runs are the longer ones
+        run = rate(sums[starts.stop] - sums[start])
+        if run > worth:  # still longer ones are worth no less
+            break
+        joined = join(before[start].worth, run)
+        if joined < worth:
+            worth, found = joined, start
+    return _Last(worth, found)
