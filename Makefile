@@ -8,10 +8,13 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 CORPUS := $(wildcard llm/corpus/*.gz)
+# Operations that make training faster. Nothing needs them: without a C++ compiler one line says so.
+OPS := slm/model_zoo/gpt-3/external_ops
+OPS_SOURCES := $(wildcard $(OPS)/*.toml $(OPS)/setup.py $(OPS)/csrc/*/*.* $(OPS)/python/*.py $(OPS)/python/*/*.py)
 
 .PHONY: pretrain data test lint format docs wheel clean
 
-pretrain: data
+pretrain: data $(VENV)/.ops
 	$(BIN)/python llm/run_pretrain.py llm/config/llama/pretrain_argument_tiny.json $(FLAGS)
 
 data: $(TINY)/dataset/corpus.idx
@@ -23,7 +26,7 @@ $(TINY)/dataset/corpus.idx: $(TINY)/tokenizer/tokenizer.json
 $(TINY)/tokenizer/tokenizer.json: $(CORPUS) | $(VENV)/.run
 	$(BIN)/python llm/tools/train_tokenizer.py --input_path llm/corpus --vocab_size 8192 --output_dir $(TINY)/tokenizer
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.ops
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
 
 lint: $(VENV)/.dev
@@ -37,6 +40,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.run
 	$(BIN)/python -m paddlenlp.trainer.argument_docs
+	$(BIN)/python -m paddlenlp.planning.speed_docs
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
@@ -44,6 +48,16 @@ wheel: $(VENV)/.dev
 $(VENV)/.run: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
+
+$(VENV)/.ops: $(OPS_SOURCES) $(VENV)/.run
+	@if ! command -v $${CXX:-g++} > /dev/null; then \
+		echo "No C++ compiler: training goes on without the fused operations of $(OPS), slower."; \
+	else \
+		echo "Building the fused operations of $(OPS): once, about a minute."; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./$(OPS) > $(VENV)/ops.log 2>&1 \
+			|| echo "The fused operations were not built (see $(VENV)/ops.log): training goes on without them, slower."; \
+		touch $@; \
+	fi
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

@@ -33,7 +33,10 @@ from paddlenlp.parallel.heartbeat import beat
 from paddlenlp.parallel.watchdog import watched
 from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments, reporting
 from paddlenlp.trainer.document_bounds import document_bounds
+from paddlenlp.trainer.forecast_callback import CompareForecast, foresee
+from paddlenlp.trainer.micro_batch import choose_micro_batch
 from paddlenlp.trainer.model_fit import check_model_fits
+from paddlenlp.trainer.rehearsal import Run, rehearse
 from paddlenlp.utils.disk import write_failed
 from paddlenlp.utils.errors import UsageError
 from paddlenlp.utils.log import forgive_output, logger
@@ -58,27 +61,41 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     retries.limit = args.read_retries
     for note in parser.notes:
         logger.info(note)
+    if args.dry_run:
+        found = look(parser, model_args, data_args, args)
+        return rehearse(found, partial(build_datasets, data_args, args), Path(__file__))
     with watched(args.hang_timeout, args.world_size):
         run(parser, model_args, data_args, args)
+
+
+def look(
+    parser: PdArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: PreTrainingArguments
+) -> Run:
+    """Read and check all that the run begins with; nothing is written, and Paddle is not imported."""
+    tokenizer = load_tokenizer(model_args)
+    config = model_config(model_args, data_args, tokenizer, args.mesh.tp)
+    check_model_fits(config, args)
+    data_files = find_data(data_args, args, tokenizer, config.vocab_size)
+    bounds = document_bounds(data_args, config, tokenizer, data_files[1::2] or data_files)
+    return Run(model_args, data_args, args, parser.origins, tokenizer, config, data_files, bounds)
 
 
 def run(
     parser: PdArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: PreTrainingArguments
 ) -> None:
     """One run, with its arguments. How long one rank may keep the others waiting is watched."""
-    tokenizer = load_tokenizer(model_args)
-    config = model_config(model_args, data_args, tokenizer, args.mesh.tp)
-    check_model_fits(config, args)
-    data_files = find_data(data_args, args, tokenizer, config.vocab_size)
-    bounds = document_bounds(data_args, config, tokenizer, data_files[1::2] or data_files)
+    tokenizer, config, data_files, bounds = look(parser, model_args, data_args, args)[-4:]
     record = write_record(parser, (model_args, data_args, args))
 
     tune_process(args, parser)
     join_processes(args, data_args)
+    args = fit_micro_batch(parser, model_args, data_args, args, config)
+    plan = foresee(args, config, data_args.max_seq_length)
     model = build_model(model_args, args, config)
     datasets = build_datasets(data_args, args, data_files)
     log_samples(datasets, args, tokenizer)
     trainer = build_trainer(model, args, datasets, tokenizer, record, bounds)
+    trainer.add_callback(CompareForecast(plan))
     if args.train_enabled:
         train(trainer, args, data_args.max_seq_length)
     if args.predict_enabled:
@@ -194,6 +211,20 @@ def join_processes(args: PreTrainingArguments, data_args: DataArguments) -> None
 
     init_topology(args)
     reporting.announce_mesh(args, data_args.max_seq_length)
+
+
+def fit_micro_batch(
+    parser: PdArgumentParser,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: PreTrainingArguments,
+    config: Any,
+) -> PreTrainingArguments:
+    """The arguments with the micro batch that `auto_micro_batch` chooses; the record of the run has it too."""
+    chosen = choose_micro_batch(args, config, data_args)
+    if chosen is not args:
+        write_record(parser, (model_args, data_args, chosen))
+    return chosen
 
 
 def leave_together() -> None:

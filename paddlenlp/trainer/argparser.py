@@ -15,7 +15,7 @@ from .foreign import explain_unknown
 from .help_text import help_text
 from .json_scan import Entry, JsonSyntaxError, scan_object
 from .suggest import nearest
-from .values import WrongValue, from_json, from_words, is_bool
+from .values import WrongValue, from_json, from_words, is_bool, is_switch
 
 COMMAND_LINE = "command line"
 
@@ -148,7 +148,7 @@ class PdArgumentParser:
                 self._problem(COMMAND_LINE, f"--{name} takes no value; write --{negated} true or false")
             name, values = negated, ["false"]
         for item in self._known([Given(name, values, COMMAND_LINE)]):
-            if not values and is_bool(self.types[name]):
+            if not values and is_switch(self.types[name], self.fields[name]):
                 item = Given(name, ["true"], COMMAND_LINE)
             elif not values:
                 self._problem(COMMAND_LINE, f"--{name} needs a value")

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, get_type_hints
 from .fields import GROUPS, STATUS, is_required, limits_text, status_of
 from .help_text import default_text
 from .options import OPTION_WORDS
+from .planning_args import PlanningArguments
 from .pretraining_args import DataArguments, ModelArguments, PreTrainingArguments
 from .reliability_args import ReliabilityArguments
 from .values import type_name
@@ -38,7 +39,9 @@ python llm/run_pretrain.py llm/config/llama/pretrain_argument_tiny.json --max_st
   all in one report with file and line.
 - `--help` shows this table, `--help WORD` the arguments whose name or group holds WORD.
 - The column "here" says what this toolkit does with the argument. Names, types and defaults are those of PaddleNLP;
-  those it does not have are marked with an asterisk.
+  those it does not have are marked with an asterisk. The flags of fused operators, booleans there, are words here, and
+  take booleans too: `auto` uses the operator where it is there and gives what the plain one gives, `true` does the same
+  and says in the log where it is not there, `false` never uses it, `require` refuses a run without it.
 """,
     """# llm/run_pretrain.py 的参数
 
@@ -59,6 +62,8 @@ python llm/run_pretrain.py llm/config/llama/pretrain_argument_tiny.json --max_st
 - 未知名称、名称前缀、类型错误、重复的键以及相互矛盾的值都会被拒绝,并在一份报告中连同文件名和行号全部列出。
 - `--help` 显示全部参数,`--help WORD` 显示名称或分组中含有 WORD 的参数。
 - “本工具”一列说明该参数在这里的作用。名称、类型和默认值与 PaddleNLP 一致;PaddleNLP 没有的参数标有星号。
+  融合算子的开关在 PaddleNLP 中是布尔值,这里是单词,也接受布尔值:`auto` 表示算子可用且结果与普通实现一致时使用,
+  `true` 相同,但不可用时在日志中说明,`false` 表示从不使用,`require` 表示不可用时拒绝运行。
 - 表格与 `--help` 出自同一处,说明文字为英文。
 """,
 )
@@ -83,6 +88,11 @@ OWN = (
     "stable_data_order",
     "reset_position_ids",
     "reset_attention_mask",
+    "profile_steps",
+    "use_fused_swiglu",
+    "use_fused_embedding",
+    "use_fused_adamw",
+    *(item.name for item in fields(PlanningArguments)),
     *(item.name for item in fields(ReliabilityArguments)),
 )
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import Any, List, Optional
+
+from paddlenlp.nn.flags import WORDS
 
 from .fields import acts, in_group, noted, refused
 from .options import GRANULARITIES, OPT_LEVELS
+
+
+def _fused(what: str) -> Any:
+    """A flag of a fused operation."""
+    return acts("auto", f"The fused operation for {what}.", choices=WORDS)
+
 
 _PER_OPERATOR = "precision is set for whole parts of the model, not for single operators"
 
@@ -69,16 +77,22 @@ class RecomputeArguments:
 @in_group("fused")
 @dataclass
 class FusedArguments:
-    """Requests for fused operators; where one is not there, the plain form is used and the log says so."""
+    """Which operations may be fused ones: those of external_ops, and on a GPU Paddle's.
 
-    use_flash_attention: bool = acts(False, "Use flash attention where the device has it.")
-    use_fused_rms_norm: bool = acts(False, "Use the fused RMSNorm.")
-    use_fused_rope: bool = acts(False, "Use the fused rotary embedding.")
-    use_fused_linear: bool = acts(False, "Use the linear operator with fused bias.")
+    A fused operation is used only after it has given the plain one's results on small inputs. auto: where it is there;
+    true: the same, and the log says so where it is not; false: the toolkit's own operation; require: the run is refused
+    where it is not there.
+    """
+
+    use_flash_attention: str = _fused("attention that never holds all scores")
+    use_fused_rms_norm: str = _fused("RMSNorm")
+    use_fused_rope: str = _fused("rotary positions")
+    use_fused_swiglu: str = _fused("SwiGLU")
+    use_fused_linear: str = _fused("products of rows with matrices")
+    use_fused_linear_cross_entropy: str = _fused("the head and its loss, without keeping all logits")
+    use_fused_embedding: str = _fused("the gradient of the embedding")
+    use_fused_adamw: str = _fused("AdamW and the norm of the gradients")
     use_fused_dropout_add: bool = acts(False, "Use fused dropout and addition.")
-    use_fused_linear_cross_entropy: bool = acts(
-        False, "Compute the head and the loss in pieces, without keeping all logits."
-    )
 
 
 @in_group("other")

@@ -24,6 +24,7 @@ GROUPS: Dict[str, Tuple[str, str]] = {
     "evaluation": ("Evaluation", "评估"),
     "checkpoint": ("Checkpoints and resuming", "检查点与恢复"),
     "reliability": ("Faults", "故障处理"),
+    "planning": ("Planning", "规划"),
     "logging": ("Logging", "日志"),
     "sample": ("Sample text", "文本样例"),
     "other": ("Kept for compatibility", "仅为兼容保留"),

@@ -77,14 +77,7 @@ class CheckpointKeeper:
             first_does(lambda: check_run_fits(self.args.output_dir, needed, self._planned()))
 
     def _planned(self) -> Plan:
-        """How many checkpoints this run will have, by its arguments."""
-        args, limit = self.args, self.args.save_total_limit
-        begin, end = 0 if self.last is None else _step(self.last), args.effective_max_steps
-        by_steps = args.effective_save_strategy == "steps"
-        to_come = end // args.save_steps - begin // args.save_steps + bool(end % args.save_steps) if by_steps else None
-        kept = max(limit, 1 + (args.effective_evaluation_strategy != "no")) if limit else None  # the best one stays
-        here = 0 if self.stale else len(checkpoint_folders(args.output_dir))
-        return Plan(to_come, kept and kept + 1, here, self.stale)
+        return planned_checkpoints(self.args, self.last, self.stale)
 
     def save(
         self, state: TrainerState, optimizer: Any, lr_scheduler: Any, metrics: Optional[Dict[str, float]]
@@ -219,6 +212,21 @@ class CheckpointKeeper:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         snapshot.copy_files(self.extra_files, folder)
+
+
+def planned_checkpoints(args: Any, begun_from: Optional[Path], stale: Sequence[Path]) -> Plan:
+    """How many checkpoints a run will have, by its arguments.
+
+    Args:
+        begun_from: the checkpoint it goes on from.
+        stale: checkpoints of an earlier run in its folder, which go when it has written its first.
+    """
+    begin, end, limit = 0 if begun_from is None else _step(begun_from), args.effective_max_steps, args.save_total_limit
+    by_steps = args.effective_save_strategy == "steps"
+    to_come = end // args.save_steps - begin // args.save_steps + bool(end % args.save_steps) if by_steps else None
+    kept = max(limit, 1 + (args.effective_evaluation_strategy != "no")) if limit else None  # the best one stays
+    here = 0 if stale else len(checkpoint_folders(args.output_dir))
+    return Plan(to_come, kept and kept + 1, here, stale)
 
 
 def _step(folder: Path) -> int:

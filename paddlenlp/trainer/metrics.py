@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from paddlenlp.trainer.peak import peak_tflops
+from paddlenlp.trainer.peak import peak_origin, peak_tflops
+from paddlenlp.utils.log import logger
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -120,6 +121,7 @@ class Throughput:
         self.recomputes_all = args.recompute and args.recompute_granularity == "full"
         self.model = model
         self.shown = args.should_log
+        self.peak = 0.0
 
     def measure(self, interval: Interval) -> Tuple[Dict[str, float], Dict[str, float]]:
         """The `interval_*` entries, and those that stand at the end of the line.
@@ -139,7 +141,10 @@ class Throughput:
             return speed, {}
         wait = {"data_wait": interval.data_wait}
         tflops = speed["interval_tokens_per_second_per_device"] * flops / 1e12
-        return speed, {"tflops": _digits(tflops), "mfu": _digits(tflops / peak_tflops(self.dtype)), **wait}
+        if not self.peak:
+            self.peak = peak_tflops(self.dtype)
+            logger.info(f"mfu below is the share of {_digits(self.peak)} TFLOP/s, {peak_origin(self.dtype)}")
+        return speed, {"tflops": _digits(tflops), "mfu": _digits(tflops / self.peak), **wait}
 
 
 def device_memory() -> Dict[str, float]:

@@ -44,8 +44,13 @@ def _tensor_parallel(config: Any, mesh: Mesh) -> Iterator[str]:
             )
 
 
+def number_of_experts(config: Any) -> int:
+    """Experts of a layer, 0 where there are none."""
+    return next((getattr(config, name) for name in _EXPERTS if getattr(config, name, None)), 0)
+
+
 def _experts(config: Any, mesh: Mesh) -> Iterator[str]:
-    experts = next((getattr(config, name) for name in _EXPERTS if getattr(config, name, None)), 0)
+    experts = number_of_experts(config)
     if mesh.ep > 1 and not experts:
         yield f"there are no experts to deal out over {mesh.ep} ranks; leave out expert_parallel_degree"
     elif experts % mesh.ep:

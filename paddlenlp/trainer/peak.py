@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import time
 from typing import Any, Dict, Optional
@@ -48,6 +49,17 @@ def peak_tflops(dtype: str = "float32") -> float:
     if not paddle.get_device().startswith("gpu"):
         return measured_tflops("float32")
     return table_peak(paddle.device.cuda.get_device_name(), dtype) or measured_tflops(dtype)
+
+
+def peak_origin(dtype: str = "float32") -> str:
+    """Where `peak_tflops` has its figure from, in words."""
+    import paddle
+
+    if not paddle.get_device().startswith("gpu"):
+        threads = os.environ.get("OMP_NUM_THREADS") or "1"
+        return f"the fastest float32 matrix product measured here, on OMP_NUM_THREADS = {threads}"
+    name = paddle.device.cuda.get_device_name()
+    return f"the data sheet's for {name}" if table_peak(name, dtype) else f"the fastest product measured on {name}"
 
 
 def measured_tflops(dtype: Any) -> float:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Optional
 
+from paddlenlp.nn.flags import WORDS
+
 from .fields import acts, in_group, noted
 from .options import DATA_FORMATS, IntervalStrategy
+from .planning_args import PlanningArguments
 from .training_args import TrainingArguments
 
 #: Steps of a run under autotuner_benchmark.
@@ -43,7 +46,11 @@ class ModelArguments:
     attention_probs_dropout_prob: float = acts(
         0.1, "Dropout of attention probabilities, for families whose configuration has it.", ge=0, lt=1
     )
-    use_fast_layer_norm: bool = acts(False, "Use the fast LayerNorm and RMSNorm operator of external_ops.")
+    use_fast_layer_norm: str = acts(
+        "auto",
+        "The LayerNorm of external_ops; with true or require fast_ln's, and its RMSNorm too.",
+        choices=WORDS,
+    )
     fuse_attention_qkv: Optional[bool] = acts(
         None, "Keep the query, key and value matrices in one tensor. Default: as config.json says."
     )
@@ -117,7 +124,7 @@ class _SampleText:
 
 @in_group("run")
 @dataclass
-class PreTrainingArguments(_SampleText, _PretrainingEvaluation, TrainingArguments):
+class PreTrainingArguments(PlanningArguments, _SampleText, _PretrainingEvaluation, TrainingArguments):
     """TrainingArguments and what only pretraining knows."""
 
     autotuner_benchmark: bool = acts(

@@ -153,6 +153,11 @@ class LoggingArguments:
     skip_profile_timer: Optional[bool] = acts(
         True, "Leave out the time of each part of a step (read, compute, update)."
     )
+    profile_steps: Optional[List[int]] = acts(
+        None,
+        "First and last step to profile, counted from 1, such as 20,22: writes a Chrome trace into output_dir/profile, "
+        "and a table of the longest operations into the log. Default: none.",
+    )
     metrics_output_path: Optional[str] = acts(
         None, "Folder for metrics_rank<N>.json, one JSON object per log line. Default: not written."
     )

@@ -47,6 +47,12 @@ def _bad_intervals(args: Any) -> bool:
     return any(len(pair) != 2 or not 1 <= pair[0] <= pair[1] for pair in args.skip_data_intervals or ())
 
 
+def _profiled(args: Any) -> bool:
+    """Whether `profile_steps` names steps of this run."""
+    steps = args.profile_steps
+    return len(steps) == 2 and 1 <= steps[0] <= steps[1] <= args.effective_max_steps
+
+
 def _out_of_step(args: Any) -> bool:
     """Whether evaluations and checkpoints fall on different steps, so that no checkpoint has a metric."""
     if args.effective_evaluation_strategy != args.effective_save_strategy or not args.eval_enabled:
@@ -116,10 +122,23 @@ RULES: List[Rule] = [
         ),
     ),
     Rule(
+        ("profile_steps", "max_steps", *_RUNS),
+        lambda a: a.profile_steps is not None and not _profiled(a),
+        lambda a: (
+            f"profile_steps {a.profile_steps} must be the first and the last step to profile, counted from 1, the last "
+            f"at most max_steps ({a.effective_max_steps}), such as [20, 22]; on the command line 20,22"
+        ),
+    ),
+    Rule(
         ("bad_step_policy", "save_strategy", "ignore_save_lr_and_optim"),
         lambda a: a.bad_step_policy == "rollback" and (not a.save_enabled or a.ignore_save_lr_and_optim),
         "bad_step_policy rollback needs whole checkpoints to go back to: set save_strategy to steps and "
         "ignore_save_lr_and_optim to false, or bad_step_policy to skip",
+    ),
+    Rule(
+        ("dry_run_step", "dry_run_processes", "dry_run"),
+        lambda a: not a.dry_run and (a.dry_run_step or a.dry_run_processes is not None),
+        lambda a: f"{'dry_run_step' if a.dry_run_step else 'dry_run_processes'} belongs to dry_run: set dry_run too",
     ),
     Rule(
         ("no_recompute_layers",),

@@ -22,6 +22,7 @@ from paddlenlp.trainer.loggers import default_sinks
 from paddlenlp.trainer.loop import TrainingLoop
 from paddlenlp.trainer.metrics import Interval, Throughput, device_memory, host_memory, perplexity, speed_metrics
 from paddlenlp.trainer.optimizer import build_optimizer
+from paddlenlp.trainer.profiling import ProfileCallback
 from paddlenlp.trainer.progress import ProgressCallback
 from paddlenlp.trainer.rng import seed_rank
 from paddlenlp.trainer.sample_text import SampleTextCallback
@@ -372,4 +373,6 @@ def default_callbacks(args: Any) -> List[CallbackLike]:
     callbacks.append(ProgressCallback if bar else PrinterCallback)
     if getattr(args, "sample_prompt", None):
         callbacks.append(SampleTextCallback)
+    if args.profile_steps is not None:
+        callbacks.append(ProfileCallback)
     return callbacks

@@ -31,6 +31,11 @@ def is_bool(kind: Any) -> bool:
     return unwrap_optional(kind)[0] is bool
 
 
+def is_switch(kind: Any, item: Field) -> bool:
+    """Whether the argument's name alone, without a value, means true."""
+    return is_bool(kind) or "true" in (item.metadata.get("choices") or ())
+
+
 def type_name(kind: Any) -> str:
     """The type as documentation shows it: int, text, list of int ..."""
     kind, optional = unwrap_optional(kind)
@@ -58,7 +63,8 @@ def from_json(kind: Any, value: Any, item: Field) -> Any:
     if kind is bool:
         return _bool(value)
     if kind is str:
-        return _text(_switched(value, item.metadata.get("switch", "")), item.metadata.get("choices"))
+        value = _spelled(value) if is_switch(kind, item) else _switched(value, item.metadata.get("switch", ""))
+        return _text(value, item.metadata.get("choices"))
     return _integer(value) if kind is int else _number(value)
 
 
@@ -163,6 +169,12 @@ def _switched(value: Any, word: str) -> Any:
     """`word` or "" where true or false was written for a text that had been a switch."""
     known = {True: word, False: "", "True": word, "true": word, "False": "", "false": ""}
     return known.get(value, value) if word and isinstance(value, (bool, str)) else value
+
+
+def _spelled(value: Any) -> Any:
+    """ "true" or "false" where that was written in one of the ways a boolean may be."""
+    known = _WORDS.get(str(value).lower())
+    return value if known is None else str(known).lower()
 
 
 def _choice(value: Any, choices: Any) -> str:

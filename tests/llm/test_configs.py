@@ -14,49 +14,49 @@ from typing import Any, Dict, List
 import pytest
 from ranks import ROOT
 
+from paddlenlp.planning.hardware import hardware
 from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments
+from paddlenlp.trainer.forecast import forecast
 from paddlenlp.trainer.model_fit import check_model_fits
+from paddlenlp.trainer.shrink import shrunk
 from paddlenlp.transformers import AutoConfig
 from paddlenlp.transformers.auto.families import FAMILIES
 from paddlenlp.transformers.known_models import known_config
 
 CONFIG = ROOT / "llm/config"
 FILES = sorted(str(path.relative_to(CONFIG)) for path in CONFIG.glob("*/*.json") if "tiny" not in path.name)
-MEASURED = [name for name in FILES if "stage2" in name]
-TRAINED = [name for name in FILES if name.endswith("/pretrain_argument.json") or name.startswith("qwen/")]
-PROCESSES = {"glm-130b": 64}
-"""Processes a folder's files are for, where that is not 8."""
+TP2, SD8 = "tp2sd4_stage2", "sd8_stage2"
+MEASURED = {
+    f"llama/pretrain-flagalpha_llama2_13b-{TP2}.json": ("FlagAlpha/Llama2-Chinese-13b-Chat", 1, 16),
+    f"llama/pretrain-flagalpha_llama2_7b-{TP2}.json": ("FlagAlpha/Llama2-Chinese-7b-Chat", 2, 8),
+    f"baichuan/pretrain-baichuan2_13b-{SD8}.json": ("baichuan-inc/Baichuan2-13B-Base", 1, 8),
+    f"baichuan/pretrain-baichuan2_7b-{TP2}.json": ("baichuan-inc/Baichuan2-7B-Base", 2, 8),
+    f"llama/pretrain-llama_13b-{TP2}.json": ("facebook/llama-13b", 1, 16),
+    f"llama/pretrain-llama_7b-{TP2}.json": ("facebook/llama-7b", 2, 8),
+    f"llama/pretrain-ziya_llama_13b-{TP2}.json": ("idea-ccnl/ziya-llama-13b-v1", 1, 16),
+    f"llama/pretrain-linly_llama2_7b-{TP2}.json": ("linly-ai/chinese-llama-2-7b", 2, 8),
+    f"llama/pretrain-llama2_13b-{TP2}.json": ("meta-llama/Llama-2-13b", 1, 16),
+    f"llama/pretrain-llama2_7b-{TP2}.json": ("meta-llama/Llama-2-7b", 2, 8),
+    f"qwen/pretrain-qwen_7b-{TP2}.json": ("qwen/qwen-7b", 2, 8),
+}
+"""The runs of the performance table: file -> model, micro batch, accumulation."""
+SIZED = [name for name in FILES if "/pretrain-" in name and name not in MEASURED]
+TRAINED = [
+    name for name in FILES if name.endswith(("/pretrain_argument.json", "_0p5b.json", "qwen_7b-tp2sd4_stage2.json"))
+]
 UNKNOWN = ("linly-ai/chinese-llama-2-7b",)
 """Models that are not built in: their config.json is read from the hub."""
 
-SMALL: Dict[str, Any] = {
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "n_head": 4,
-    "head_dim": 8,
-    "kv_channels": 8,
-    "multi_query_group_num": 2,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "n_group": 2,
-    "topk_group": 1,
-    "num_experts_per_tok": 2,
+FEW_WORDS: Dict[str, Any] = {
     "mask_token_id": 4,
     "gmask_token_id": 5,
     "bos_token_id": 6,
     "eos_token_id": 2,
     "pad_token_id": 0,
-    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer"), 2),
-    **dict.fromkeys(("intermediate_size", "inner_hidden_size", "ffn_hidden_size"), 48),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
-    **dict.fromkeys(("n_routed_experts", "num_experts", "num_local_experts"), 8),
     **dict.fromkeys(("vocab_size", "padded_vocab_size"), 256),
     **dict.fromkeys(("max_position_embeddings", "seq_length", "model_max_length", "max_sequence_length"), 64),
 }
-"""Sizes of a tiny model; a configuration takes those that it has."""
+"""What a tiny model has for the tests' tokenizer; a configuration takes those that it has."""
 
 
 def parsed(name: str) -> List[Any]:
@@ -64,13 +64,9 @@ def parsed(name: str) -> List[Any]:
     return list(parser.parse([str(CONFIG / name)]))
 
 
-def shrunk(values: Dict[str, Any]) -> Dict[str, Any]:
-    """The configuration of a tiny model of the same kind."""
-    tiny = {name: SMALL.get(name, value) for name, value in values.items()}
-    if "num_key_value_heads" in values:
-        grouped = values["num_key_value_heads"] < values["num_attention_heads"]
-        tiny["num_key_value_heads"] = 2 if grouped else 4
-    return tiny
+def tiny(values: Dict[str, Any]) -> Dict[str, Any]:
+    """The configuration of a tiny model of the same kind, with few words."""
+    return {name: FEW_WORDS.get(name, value) for name, value in shrunk(values).items()}
 
 
 @pytest.fixture
@@ -80,7 +76,7 @@ def job(tmp_path, monkeypatch):
     def join(name: str) -> None:
         (tmp_path / "data").mkdir()
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(PROCESSES.get(name.split("/")[0], 8)))
+        monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(processes(name)))
 
     return join
 
@@ -94,27 +90,48 @@ def test_every_family_has_a_file_that_is_tried():
     assert found == {family.config_class() for family in FAMILIES}
 
 
-def test_the_runs_of_the_performance_table_are_there(job):
-    assert len(MEASURED) == 11
-    job(MEASURED[0])
-    for name in MEASURED:
-        model_args, data_args, args = parsed(name)
-        tp, sharding = (1, 8) if "sd8" in name else (2, 4)
-        assert (args.mesh.tp, args.mesh.sharding, args.mesh.pp, args.sharding) == (tp, sharding, 1, "stage2")
-        assert (args.samples_per_step, data_args.max_seq_length, args.fp16_opt_level) == (64, 4096, "O2")
-        assert args.bf16 and args.use_flash_attention and args.use_fused_rope
-        assert args.recompute == ("sd8" in name)
-        assert args.use_fused_rms_norm == (model_args.model_name_or_path != "meta-llama/Llama-2-7b")
+def processes(name: str) -> int:
+    """How many a file is for: as many as its degrees need, and a machine of 8 at least."""
+    values = json.loads((CONFIG / name).read_text())
+    names = ("tensor", "pipeline", "sharding", "context")
+    return max(8, math.prod(max(1, values.get(f"{axis}_parallel_degree", 1)) for axis in names))
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_runs_of_the_performance_table_are_there(job, name):
+    job(name)
+    model_args, data_args, args = parsed(name)
+    tp, sharding = (1, 8) if "sd8" in name else (2, 4)
+    batch = (args.per_device_train_batch_size, args.gradient_accumulation_steps)
+    assert (model_args.model_name_or_path, *batch) == MEASURED[name]
+    assert (args.mesh.tp, args.mesh.sharding, args.mesh.world, args.sharding) == (tp, sharding, 8, "stage2")
+    assert (args.samples_per_step, data_args.max_seq_length) == (64, 4096)
+    assert args.bf16 and args.fp16_opt_level == "O2" and not args.amp_master_grad and not args.sequence_parallel
+    assert args.use_flash_attention == args.use_fused_rope == "true" and args.distributed_dataloader
+    assert args.recompute == ("sd8" in name) and args.recompute_granularity == "full"
+    assert args.use_fused_rms_norm == ("false" if "llama2_7b-tp" in name and "meta" in MEASURED[name][0] else "true")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_parses_and_its_model_can_be_shared_out(job, name):
+def test_a_file_parses_and_its_model_is_planned(job, name):
     job(name)
-    model_args, _, args = parsed(name)
-    assert args.world_size == PROCESSES.get(name.split("/")[0], 8)
+    model_args, data_args, args = parsed(name)
+    assert args.world_size == processes(name)
     if model_args.model_name_or_path not in UNKNOWN:
         config = AutoConfig.from_pretrained(model_args.model_name_or_path)
         check_model_fits(config, args)
+        found = forecast(config, args, data_args.max_seq_length, hardware("a100-80g"))
+        assert found.memory.needed > 0 and 0.05 < found.time.mfu < 0.7
+        assert found.fits or name not in SIZED  # the others are examples of the reference's for other machines
+
+
+def test_the_files_of_sizes_say_their_layout():
+    for name in SIZED:
+        values = json.loads((CONFIG / name).read_text())
+        degrees = [("tp", "tensor"), ("pp", "pipeline"), ("cp", "context"), ("sd", "sharding"), ("ep", "expert")]
+        told = [f"{word}{values.get(f'{axis}_parallel_degree', 1)}" for word, axis in degrees]
+        layout = "".join(word for word in told if word[2:] != "1") + f"_{values['sharding']}" * bool(values["sharding"])
+        assert name.endswith(f"-{layout}.json") and values["output_dir"].endswith(layout)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +156,7 @@ def trained(request, materials, tmp_path_factory):
 def arguments(folder: Path, materials: Path, name: str) -> List[str]:
     """A command line: the file, and what makes the job small."""
     (folder / "model").mkdir(parents=True)
-    (folder / "model/config.json").write_text(json.dumps(shrunk(known_config(model_of(name)))))
+    (folder / "model/config.json").write_text(json.dumps(tiny(known_config(model_of(name)))))
     changes = {
         "model_name_or_path": folder / "model",
         "tokenizer_name_or_path": materials / "tokenizer",

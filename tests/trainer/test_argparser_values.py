@@ -117,3 +117,32 @@ def test_refused_words(name, words, expected):
     with pytest.raises(UsageError) as caught:
         from_line(name, *words)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        (True, "true"),
+        (False, "false"),
+        (1, "true"),
+        (0, "false"),
+        ("T", "true"),
+        ("auto", "auto"),
+        ("require", "require"),
+    ],
+)
+def test_flags_of_fused_operators_take_booleans_and_words(written, wanted):
+    assert from_dict("use_fused_rope", written) == wanted
+
+
+def test_flags_of_fused_operators_on_the_command_line():
+    words = ["--use_fused_rope", "--use_fused_rms_norm", "0", "--use_flash_attention=require"]
+    (made,) = PdArgumentParser(PreTrainingArguments).parse(
+        [*(f"--{name}={value}" for name, value in BASE.items()), *words], check_files=False
+    )
+    assert (made.use_fused_rope, made.use_fused_rms_norm, made.use_flash_attention) == ("true", "false", "require")
+
+
+def test_another_word_for_a_flag_of_fused_operators_is_refused():
+    with pytest.raises(UsageError, match='"use_fused_rope" must be one of auto, true, false, require; found "maybe"'):
+        from_dict("use_fused_rope", "maybe")

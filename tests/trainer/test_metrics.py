@@ -80,6 +80,28 @@ def test_mfu_takes_the_peak_of_the_compute_dtype(tiny, clock, fixed_peak):
     assert measured(tiny.args(bf16=True), clock)[1] == {"tflops": 10.0, "mfu": 0.1, "data_wait": 0.0}
 
 
+def test_the_log_says_once_what_mfu_is_a_share_of(tiny, clock, fixed_peak, log_lines):
+    throughput, interval = Throughput(tiny.args(), Model()), Interval()
+    for _ in range(2):
+        interval.restart()
+        interval.add(4, 200)
+        throughput.measure(interval)
+    (line,) = [line for line in log_lines() if "mfu" in line]
+    assert line.startswith(
+        "mfu below is the share of 10.0 TFLOP/s, the fastest float32 matrix product measured here, on"
+    )
+
+
+def test_the_origin_of_the_peak(monkeypatch):
+    import paddle
+
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-80GB")
+    assert peak.peak_origin("bfloat16") == "the data sheet's for NVIDIA A100-SXM4-80GB"
+    monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda: "NVIDIA T4")
+    assert peak.peak_origin("bfloat16") == "the fastest product measured on NVIDIA T4"
+
+
 def test_full_recompute_is_hardware_work_but_not_model_work(tiny, clock, fixed_peak):
     speed, tail = measured(tiny.args(recompute=True), clock)
     assert speed["interval_hardware_tflops_per_device"] == 13.33 and tail["tflops"] == 10.0

@@ -56,8 +56,12 @@ BROKEN = [
     ({"skip_data_intervals": [[0, 3]]}, "must hold pairs [first, last]"),
     ({"skip_data_intervals": [[3, 2]]}, "must hold pairs [first, last]"),
     ({"skip_data_intervals": [[1, 2, 3]]}, "must hold pairs [first, last]"),
+    ({"profile_steps": [3]}, "profile_steps [3] must be the first and the last step to profile"),
+    ({"profile_steps": [4, 3]}, "counted from 1, the last at most max_steps"),
     ({"bad_step_policy": "rollback", "save_strategy": "no"}, "needs whole checkpoints to go back to"),
     ({"bad_step_policy": "rollback", "ignore_save_lr_and_optim": True}, "needs whole checkpoints to go back to"),
+    ({"dry_run_step": True}, "dry_run_step belongs to dry_run: set dry_run too"),
+    ({"dry_run_processes": 8}, "dry_run_processes belongs to dry_run"),
     ({"no_recompute_layers": [-1]}, "layer numbers from 0 up"),
     ({"load_best_model_at_end": True}, "load_best_model_at_end needs an evaluation at every checkpoint"),
     (

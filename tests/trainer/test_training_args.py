@@ -10,6 +10,7 @@ from typing import get_type_hints
 
 import pytest
 
+from paddlenlp.nn.flags import FLAGS, WORDS
 from paddlenlp.trainer.argument_docs import OWN
 from paddlenlp.trainer.fields import GROUPS, STATUS, status_of
 from paddlenlp.trainer.options import OPTION_WORDS, IntervalStrategy
@@ -42,6 +43,9 @@ def test_names_types_and_defaults_are_the_references(kind):
     assert set(declared) - ADDED == set(REFERENCE[kind])
     for name, (wanted_type, wanted) in REFERENCE[kind].items():
         default = declared[name].default
+        if declared[name].metadata.get("choices") == WORDS:
+            assert (wanted_type, wanted, default) == ("bool", False, "auto"), name
+            continue
         assert ("<required>" if default is MISSING else default) == wanted, name
         assert type_text(hints[name]) == re.sub(r"Optional\[(.*)\]", r"\1", wanted_type), name
         assert unwrap_optional(hints[name])[1] or default is not None, f"{name} may be None but is not Optional"
@@ -219,3 +223,8 @@ def test_sources():
     assert (made.config_source, made.tokenizer_source) == ("model", "model")
     made = ModelArguments("model", tokenizer_name_or_path="tok", config_name="shape")
     assert (made.config_source, made.tokenizer_source) == ("shape", "tok")
+
+
+def test_the_flags_of_fused_operators_are_those_of_the_chooser():
+    declared = {item.name for item in ALL if item.metadata.get("choices") == WORDS}
+    assert declared | {"use_fused_dropout_add"} == set(FLAGS)

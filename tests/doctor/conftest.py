@@ -1,0 +1,6 @@
+"""Ranks for the tests of what they examine together."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parallel"))
