@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
+from paddlenlp.nn.external import is_built
 from paddlenlp.nn.head import LMHead
 from paddlenlp.nn.staged import StagedModel
 from paddlenlp.trainer.model_fit import number_of_experts
@@ -30,13 +31,22 @@ CPU_KERNELS = {
 }
 """What runs on a CPU without external operations."""
 
+CPU_EXTERNAL = {
+    "use_fused_rope": ("rotate", "fused"),
+    "use_fused_swiglu": ("swiglu", "fused"),
+    "use_flash_attention": ("attention", "external"),
+    "use_fused_linear_cross_entropy": ("head_loss", "external"),
+}
+"""Flag -> the operation of external_ops that keeps something else than that of `nn/cpu`."""
+
 
 def kernels_of(layout: Layout, device: str) -> Dict[str, str]:
-    """Op -> "fused", "cpu", "plain" or "rows", as a run of this layout would choose without external operations, of
-    which nobody knows whether they will be installed there."""
-    if device == "cpu":
-        return dict(CPU_KERNELS)
+    """Op -> "fused", "external", "cpu", "plain" or "rows", as a run of this layout would choose. On a CPU, which is the
+    one at hand, external operations count if they are installed; on a GPU nobody knows whether they will be."""
     on = layout.kernels
+    if device == "cpu":
+        external = dict(CPU_EXTERNAL[flag] for flag in CPU_EXTERNAL if flag in on) if is_built("fused_layers") else {}
+        return {**CPU_KERNELS, **external}
     return {
         "rms_norm": "fused" if "use_fused_rms_norm" in on else "plain",
         "layer_norm": "plain",
@@ -54,6 +64,8 @@ def view_of(layout: Layout, config: Any, device: str, masked: bool) -> View:
     emulated = device == "cpu" and layout.compute != "float32"
     element = 4 if emulated else BYTES[layout.compute]
     chosen = kernels_of(layout, device)
+    if mesh.tp > 1 and chosen["head_loss"] == "external":  # it does not exchange
+        chosen["head_loss"] = "rows"
     if mesh.cp > 1:  # the ring keeps queries, keys, values, results and the logarithms of sums
         chosen["attention"] = "ring"
     return View(
@@ -109,7 +121,7 @@ def head_kept(head: LMHead, view: View) -> Dict[str, float]:
     hidden, vocab = matrix.whole_shape[::-1] if tied else matrix.whole_shape
     vocab //= view.tp
     units = hidden * vocab * view.element + 4 * vocab if head.normalised else 0
-    if view.kernels["head_loss"] == "rows":  # gradients are made at once, in place of logits
+    if view.kernels["head_loss"] != "plain":  # gradients are made at once, in place of logits
         return {"loss": float((view.tokens * hidden + hidden * vocab) * view.element), "head": float(units)}
     return {
         "head": float(view.tokens * hidden * view.element + units + hidden * vocab * view.copied),

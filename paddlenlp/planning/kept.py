@@ -44,7 +44,7 @@ class View:
         element: bytes of an element of what flows between the operations.
         copied: bytes of an element of the copies of matrices in the dtype of products, 0 where those are stored so.
         emulated: whether low precision is emulated: then every matrix that reads rows by itself rounds a copy of them.
-        kernels: op -> "fused", "cpu" (nn/cpu) or "plain".
+        kernels: op -> "fused", "external" (of external_ops), "cpu" (nn/cpu) or "plain".
     """
 
     rows: int
@@ -231,6 +231,8 @@ def _stores_scores(heads: Heads, view: View) -> bool:
     kind = view.kernels["attention"]
     if kind == "fused":
         return heads.biased or view.element == 4 or heads.width < heads.value
+    if kind == "external":
+        return view.masked or heads.dropout > 0
     return kind != "ring" and (kind == "plain" or heads.biased or heads.dropout > 0)
 
 
@@ -240,7 +242,7 @@ def _scores(heads: Heads, view: View) -> float:
         # Softmax, its product with the mask as the values are multiplied by it, and whether a key is seen; the mask.
         mask = 4.0 * view.queries * view.keys * (view.batch if view.masked else 1)
         return pairs * (4 + view.element + 1 + (1 if heads.dropout else 0)) + mask
-    if view.kernels["attention"] in ("fused", "ring"):  # the logarithms of the sums
+    if view.kernels["attention"] in ("fused", "ring", "external"):  # the logarithms of the sums
         return 4.0 * view.batch * heads.queries * view.queries
     if view.batch * heads.queries * view.queries * (view.queries + BLOCK) * 2 > KEPT_BYTES:
         return 0.0

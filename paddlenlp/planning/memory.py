@@ -217,6 +217,8 @@ class _Step:
             return max([kept.again / 2, *kept.parts.values()], default=0.0)
         view, (rows, columns) = self._view, stage.layer.matrix.whole_shape
         elements, vocab = rows * columns / view.tp, max(rows, columns) / view.tp
+        if view.kernels["head_loss"] == "external":  # its block of logits is none of Paddle's memory
+            return elements * view.element
         if view.kernels["head_loss"] == "rows":
             return (min(view.tokens, ROWS) * vocab + elements) * view.element
         return min(view.tokens, HEAD_ROWS) * vocab * (4.0 + view.element) + elements * view.element

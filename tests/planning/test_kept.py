@@ -11,6 +11,8 @@ from layouts import LAYOUTS, LOW_PRECISION
 from ranks import run_ranks
 from work_kept import measure
 
+from paddlenlp.planning.activations import CPU_EXTERNAL
+
 ROOT = Path(__file__).resolve().parents[2]
 NEAR = 0.1
 GRANULARITIES = ("core_attn", "full_attn", "full")
@@ -43,6 +45,13 @@ def run_options():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_family(row, granularity):
     check(measure(row.prefix, row.config, recomputing(granularity)))
+
+
+@pytest.mark.parametrize("name", ["LLaMA", "Mistral", "Bloom", "DeepSeek-V2", "GPT-3"])
+def test_operations_of_the_toolkit(name):
+    """Where external operations are installed, too, a run may be told not to use them."""
+    row = next(row for row in ROWS if row.name == name)
+    check(measure(row.prefix, row.config, dict.fromkeys(CPU_EXTERNAL, "false")))
 
 
 @pytest.mark.parametrize("granularity", [None, "core_attn"])
