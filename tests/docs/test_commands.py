@@ -61,7 +61,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (Path(sys.prefix) / part).exists():
             (environment / part).symlink_to(Path(sys.prefix) / part)
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
-    for stamp in (".run", ".dev"):
+    for stamp in (".run", ".ops", ".dev"):
         (environment / stamp).touch()
     return top
 
