@@ -129,7 +129,8 @@ class Optimizer:
 
     @paddle.no_grad()
     def step(self, refuse: bool = False) -> StepReport:
-        """Clip the gradients, which carry `loss_scale`, in place, update, and publish the new weights.
+        """Update with the clipped gradients, and publish the new weights. The gradients carry `loss_scale`; they may be
+        scaled in place.
 
         Nothing changes if their norm is not finite or a rank refuses, which all ranks see alike, since norm and
         refusals are those of the whole job. Reading them waits once per step for the device.
