@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -233,3 +233,23 @@ def seconds_since_start() -> float:
     """Since this process was started (Linux)."""
     fields = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
     return float(Path("/proc/uptime").read_text().split()[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def rows(args: argparse.Namespace) -> List[Tuple[np.ndarray, np.ndarray]]:
+    """(ids, labels) of every row of all micro batches, in order: the dataset of a peer's trainer."""
+    data = batches(args.work, args.shape, args.steps)
+    return [pair for step in data for ids, labels in step for pair in zip(ids, labels)]
+
+
+class Clock:
+    """What a peer's callback does, whichever trainer it belongs to: it tells `steps` where steps end, and their losses."""
+
+    steps: Any = None
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.steps.begin()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.steps.losses.append(float(logs["loss"]))
+            self.steps.end()

@@ -20,30 +20,10 @@ torch.set_num_threads(ARGS.threads)
 STEPS = common.Steps(ARGS)
 
 
-class Rows(torch.utils.data.Dataset):
-    """The rows of all micro batches, in order."""
+class Clock(common.Clock, TrainerCallback):
+    """Tells `STEPS`."""
 
-    def __init__(self) -> None:
-        data = common.batches(ARGS.work, ARGS.shape, ARGS.steps)
-        self.rows = [pair for step in data for ids, labels in step for pair in zip(ids, labels)]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.rows[index]
-
-
-class Clock(TrainerCallback):
-    """Tells `STEPS` where steps end, and what their losses are."""
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        STEPS.begin()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            STEPS.losses.append(float(logs["loss"]))
-            STEPS.end()
+    steps = STEPS
 
 
 class InOrder(Trainer):
@@ -77,7 +57,7 @@ def main() -> None:
             max_grad_norm=common.CLIP, optim="adamw_torch_fused", logging_steps=1, save_strategy="no", report_to=[],
             use_cpu=True, dataloader_num_workers=0, remove_unused_columns=False, disable_tqdm=True,
         )  # fmt: skip
-        InOrder(model, settings, train_dataset=Rows(), data_collator=collate, callbacks=[Clock()]).train()
+        InOrder(model, settings, train_dataset=common.rows(ARGS), data_collator=collate, callbacks=[Clock()]).train()
     STEPS.print(f"HF Trainer {transformers.__version__}, torch {torch.__version__}")
 
 

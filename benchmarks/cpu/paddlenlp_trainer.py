@@ -23,12 +23,11 @@ STEPS = common.Steps(ARGS)
 
 
 class Rows(paddle.io.Dataset):
-    """The rows of all micro batches, in order."""
+    """Paddle takes no list for a dataset."""
 
     def __init__(self) -> None:
         super().__init__()
-        data = common.batches(ARGS.work, ARGS.shape, ARGS.steps)
-        self.rows = [pair for step in data for ids, labels in step for pair in zip(ids, labels)]
+        self.rows = common.rows(ARGS)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,16 +36,10 @@ class Rows(paddle.io.Dataset):
         return self.rows[index]
 
 
-class Clock(TrainerCallback):
-    """Tells `STEPS` where steps end, and what their losses are."""
+class Clock(common.Clock, TrainerCallback):
+    """Tells `STEPS`."""
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        STEPS.begin()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            STEPS.losses.append(float(logs["loss"]))
-            STEPS.end()
+    steps = STEPS
 
 
 class InOrder(Trainer):
