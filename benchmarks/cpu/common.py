@@ -242,7 +242,7 @@ def rows(args: argparse.Namespace) -> List[Tuple[np.ndarray, np.ndarray]]:
 
 
 class Clock:
-    """What a peer's callback does, whichever trainer it belongs to: it tells `steps` where steps end, and their losses."""
+    """What the callback of any peer does: it tells `steps` where steps end, and what their losses are."""
 
     steps: Any = None
 
