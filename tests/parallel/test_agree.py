@@ -17,7 +17,7 @@ def test_one_process_just_does_it():
 def test_all_go_on_together_or_fail_together():
     first, second = run_ranks(2, "tests/parallel/work_agree.py:all_do")
     assert (first["value"], second["value"]) == (0, 10)
-    assert first["waited"]  # for the slow one
+    assert first["left"] >= second["over"]  # none goes on before the slow one is ready: one machine, one clock
     assert second["failing"] == ["ValueError", "no room"]  # its own error on the rank that failed
     assert first["failing"] == ["UsageError", "ValueError: no room"]
     assert first["endless"] == ["ValueError", "gone"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 
 def setup(**degrees: Any) -> Any:
@@ -37,9 +37,9 @@ def all_do(payload: Dict[str, Any]) -> Any:
     agree.BEAT = 0.05
     rank = int(os.environ["PADDLE_TRAINER_ID"])
 
-    def slow() -> int:
+    def slow() -> Tuple[int, float]:
         time.sleep(0.5 * (rank == 1))
-        return rank * 10
+        return rank * 10, time.monotonic()
 
     def failing() -> None:
         if rank == 1:
@@ -51,12 +51,11 @@ def all_do(payload: Dict[str, Any]) -> Any:
             raise ValueError("gone")
         time.sleep(3600)
 
-    start = time.monotonic()
-    value = agree.all_do(slow)
-    waited = time.monotonic() - start
+    value, over = agree.all_do(slow)
     return {
         "value": value,
-        "waited": waited > 0.4,
+        "over": over,
+        "left": time.monotonic(),
         "failing": said(lambda: agree.all_do(failing)),
         "endless": said(lambda: agree.all_do(endless)),
     }
