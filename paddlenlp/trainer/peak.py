@@ -25,7 +25,7 @@ PEAKS: Dict[str, Dict[str, float]] = {
 
 #: A measurement multiplies square matrices of this side, then of twice the side and so on, each a few times, until one
 #: product takes long enough to fill the device.
-FIRST_SIDE, LAST_SIDE, TRIES, LONG_ENOUGH = 256, 8192, 4, 0.02
+FIRST_SIDE, LAST_SIDE, TRIES, LONG_ENOUGH = 256, 8192, 6, 0.01
 
 
 def table_peak(device_name: str, dtype: str) -> Optional[float]:
@@ -62,8 +62,10 @@ def peak_origin(dtype: str = "float32") -> str:
     return f"the data sheet's for {name}" if table_peak(name, dtype) else f"the fastest product measured on {name}"
 
 
+@functools.cache
 def measured_tflops(dtype: Any) -> float:
-    """Speed of the fastest of some products of square matrices, in TFLOP/s; takes a fraction of a second."""
+    """Speed of the fastest of some products of square matrices, in TFLOP/s; takes about a tenth of a second, once a
+    process."""
     import paddle
 
     side, best = FIRST_SIDE, 0.0
