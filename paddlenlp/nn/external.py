@@ -95,6 +95,14 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return function("fused_layers", "fused_swiglu")(gate, up)
 
 
+def add_product(total: Tensor, x: Tensor, grad: Tensor) -> None:
+    """One product that begins with what is there."""
+    if x.dtype == paddle.float32:
+        function("fused_layers", "add_product_")(total, x, grad)
+    else:
+        plain.add_product(total, x, grad)
+
+
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """Paddle's, whose gradient is summed by rows in all threads."""
     return _Embedding.apply(ids, weight) if _fits(weight) else plain.embedding(ids, weight)

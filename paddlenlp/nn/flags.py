@@ -10,6 +10,7 @@ FLAGS: Dict[str, Tuple[str, ...]] = {
     "use_fused_rope": ("rotate",),
     "use_fused_swiglu": ("swiglu",),
     "use_fused_linear": ("linear",),
+    "enable_linear_fused_grad_add": ("add_product",),
     "use_fused_linear_cross_entropy": ("head_loss", "cross_entropy"),
     "use_fused_embedding": ("embedding",),
     "use_fused_adamw": ("adamw", "squared_norm"),

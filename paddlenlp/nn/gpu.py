@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, _C_ops
 from paddle.nn import functional as F
 
 from paddlenlp.parallel.group import Group
@@ -87,6 +87,14 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     from paddle.incubate.nn.functional import fused_linear
 
     return plain.linear(x, weight) if bias is None else fused_linear(x, weight, bias)
+
+
+def add_product(total: Tensor, x: Tensor, grad: Tensor) -> None:
+    """One product that begins with what is there: the sum is never rounded to the dtype of x."""
+    if x.dtype == paddle.float32:
+        plain.add_product(total, x, grad)
+    else:
+        _C_ops.fused_linear_param_grad_add(x, grad, total, None, True, False)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

@@ -24,9 +24,13 @@ from .documents import Documents
 from .external import FOLDER
 from .flags import FLAGS, WORDS
 from .offers import Offer, State, judge, offers
-from .precision import precision
+from .precision import dtype_name, precision
 
 Kernels = Dict[str, Callable[..., Any]]
+
+GradientSum = Callable[[], Optional[Tensor]]
+"""Gives what sums the gradients of a parameter in a step, or None where autograd is to have the gradient. Who sums
+gradients sets it as the parameter's attribute `gradient_sum`."""
 
 COSTS: Dict[str, float] = {}
 """Op -> how many times as long a step of shape A takes on a CPU without its external operation, and "all" without any:
@@ -261,6 +265,28 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """`linear` of tensors in the compute dtype, not rounded: for those who sum several before they round."""
     return _chosen["linear"](x, weight, bias)
+
+
+def adds_products(weight: Tensor) -> bool:
+    """Whether weight [in, out] gets its gradient from a product that can add it to a sum: where it is fused, and the
+    parameter itself is what rows are multiplied with."""
+    policy = precision()
+    used = any(state.used and state.op == "add_product" for state in _states)
+    return used and weight.ndim == 2 and not policy.emulated and dtype_name(weight) == policy.compute
+
+
+def weight_gradient(x: Tensor, grad: Tensor, gradient_sum: Optional[GradientSum] = None) -> Optional[Tensor]:
+    """x' grad: the gradient of a matrix [in, out] that rows x [rows, in] were multiplied with, for grad [rows, out].
+
+    Args:
+        gradient_sum: where it gives a float32 tensor [in, out] the gradient is added to that, in place, and None is
+            the result.
+    """
+    total = gradient_sum() if gradient_sum is not None else None
+    if total is None:
+        return paddle.matmul(x, grad, transpose_x=True)
+    _chosen["add_product"](total, x, grad)
+    return None
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:

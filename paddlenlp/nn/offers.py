@@ -129,10 +129,12 @@ _BOTH = [
 _CPU = [
     Offer("attention", attention.attention, "fused_layers", ("causal_attention", "causal_attention_grad")),
     Offer("head_loss", loss.head_loss, "fused_layers", ("head_loss", "scale_")),
+    Offer("add_product", external.add_product, "fused_layers", ("add_product_",)),
 ]
 _PADDLE = [
     Offer("attention", gpu.attention, dtypes=("bfloat16", "float16")),
     Offer("rms_norm", gpu.rms_norm, dtypes=("float32", "bfloat16")),
     Offer("rotate", gpu.rotate, dtypes=("float32", "bfloat16")),
     Offer("linear", gpu.linear, dtypes=("float32", "bfloat16")),
+    Offer("add_product", gpu.add_product, dtypes=("bfloat16", "float16")),
 ]

@@ -31,6 +31,7 @@ KERNELS = (
     "attention",
     "swiglu",
     "linear",
+    "add_product",
     "embedding",
     "cross_entropy",
     "head_loss",
@@ -142,6 +143,11 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """x [..., in] times weight [in, out], plus bias [out]."""
     y = paddle.matmul(x, weight)
     return y if bias is None else y + bias
+
+
+def add_product(total: Tensor, x: Tensor, grad: Tensor) -> None:
+    """total [in, out] += x' grad in place, for x [rows, in] and grad [rows, out]; total is float32."""
+    total.add_(paddle.matmul(x, grad, transpose_x=True).astype("float32"))
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ so that a low-precision run trains on a CPU: slowly, and with the low-precision 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Literal, cast
+from typing import Dict, Iterable, List, Literal, Optional, cast
 
 import paddle
 from paddle import Tensor
@@ -88,6 +88,7 @@ class GradientSums:
     def __init__(self, params: Iterable[Tensor]) -> None:
         kept = ("float32", precision().grad)
         self._params: List[Tensor] = [param for param in params if dtype_name(param) not in kept]
+        self._places = {id(param): index for index, param in enumerate(self._params)}
         self._sums: Dict[int, Tensor] = {}
         self.add()
 
@@ -101,6 +102,18 @@ class GradientSums:
             term = param.grad.clone() if dtype_name(param.grad) == wanted else param.grad.astype(wanted)
             self._sums[index] = self._sums[index].add_(term) if index in self._sums else term
             param.grad = None
+
+    def total(self, param: Tensor) -> Optional[Tensor]:
+        """What sums the gradients of `param`, to be added to; None if that is not float32, or if autograd is to store
+        the first gradient, which needs no zeros to be added to."""
+        index = self._places.get(id(param))
+        if index is None:
+            found = param.grad
+        elif index in self._sums:
+            found = self._sums[index]
+        else:
+            found = self._sums[index] = paddle.zeros(param.shape, precision().grad)
+        return found if found is not None and dtype_name(found) == "float32" else None
 
     def finish(self) -> None:
         """Leave the sums in `param.grad`, which takes a copy: of one at a time."""

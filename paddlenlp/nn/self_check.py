@@ -118,6 +118,13 @@ def _linear(kernel: Kernel, numbers: _Numbers) -> Iterator[Tuple[str, np.ndarray
     yield from _run(numbers, kernel, numbers.leaf(7, 24), numbers.leaf(24, 40), numbers.leaf(40))
 
 
+def _add_product(kernel: Kernel, numbers: _Numbers) -> Iterator[Tuple[str, np.ndarray]]:
+    total, x, grad = paddle.to_tensor(numbers.array(24, 40)), numbers.leaf(7, 24).detach(), numbers.leaf(7, 40).detach()
+    for _ in range(2):
+        kernel(total, x, grad)
+    yield "sum", total.numpy()
+
+
 def _embedding(kernel: Kernel, numbers: _Numbers) -> Iterator[Tuple[str, np.ndarray]]:
     ids = paddle.to_tensor([[3, 1, 3, 0], [10, 3, 1, 1]])
     yield from _run(numbers, lambda weight: kernel(ids, weight), numbers.leaf(11, 24))
@@ -163,6 +170,7 @@ CHECKS: Dict[str, Callable[[Kernel, _Numbers], Iterator[Tuple[str, np.ndarray]]]
     "attention": _attention,
     "swiglu": _swiglu,
     "linear": _linear,
+    "add_product": _add_product,
     "embedding": _embedding,
     "cross_entropy": _cross_entropy,
     "head_loss": _head_loss,

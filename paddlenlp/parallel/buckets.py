@@ -89,11 +89,15 @@ class Member:
         """Its elements in `flat`."""
         return flat._slice(self.offset, self.stop)
 
-    def point_at(self, flat: Tensor) -> None:
-        """Make the parameter a view of `flat`."""
+    def shaped(self, flat: Tensor) -> Tensor:
+        """The same, of the parameter's shape."""
         view = self.view(flat)
         view.get_tensor()._set_dims(self.param.shape)
-        view._share_buffer_to(self.param)
+        return view
+
+    def point_at(self, flat: Tensor) -> None:
+        """Make the parameter a view of `flat`."""
+        self.shaped(flat)._share_buffer_to(self.param)
 
 
 class Packing:
@@ -241,12 +245,19 @@ class Bucket(Packing):
     # ---- gradients -------------------------------------------------------------------------------------------
 
     def collect(self, member: Member) -> None:
-        """Take the gradient that a backward pass left in a member's parameter, in the policy's gradient dtype."""
+        """Take the gradient that a backward pass left in a member's parameter, in the policy's gradient dtype; there is
+        none if it has been added to `gradient_sum` of the member."""
         gradient: Any = member.param.grad
         assert self.work is None, f"{member.name} got a gradient after its bucket had left"
-        add_to(member.view(self._collected()), gradient.reshape([-1]))
-        member.param.grad = None  # frees it
+        if gradient is not None:
+            add_to(member.view(self._collected()), gradient.reshape([-1]))
+            member.param.grad = None  # frees it
         member.fired += 1
+
+    def gradient_sum(self, member: Member) -> Optional[Tensor]:
+        """What sums the gradients of a member, of its parameter's shape; None if that is not float32."""
+        flat = self._collected()
+        return member.shaped(flat) if dtype_name(flat) == "float32" else None
 
     def _collected(self) -> Tensor:
         """The sum of the gradients since the last exchange."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import paddle
@@ -136,6 +137,7 @@ class WholeGradients(Gradients):
         self._model = model
         self._pieces: Optional[List[Piece]] = None
         self._sums = GradientSums([])
+        self._summed: Sequence[Any] = []
 
     @property
     def frozen(self) -> List[str]:  # type: ignore[override]
@@ -149,7 +151,9 @@ class WholeGradients(Gradients):
         return self._pieces
 
     def begin(self, micro_batches: int) -> None:
-        self._sums = GradientSums(param for _, param in self._model.named_parameters())
+        params = [param for _, param in self._model.named_parameters()]
+        self._sums = GradientSums(params)
+        self._sum_in_products([param for param in params if micro_batches > 1 and kernels.adds_products(param)])
 
     def before_backward(self, stages: Sequence[nn.Layer], last: bool) -> None:
         pass
@@ -158,7 +162,16 @@ class WholeGradients(Gradients):
         self._sums.add()
 
     def finish(self) -> None:
+        self._sum_in_products([])
         self._sums.finish()
+
+    def _sum_in_products(self, params: Sequence[Any]) -> None:
+        """Have the gradients of these parameters, and of no others, added up inside matrix products."""
+        for param in self._summed:
+            param.gradient_sum = None
+        for param in params:
+            param.gradient_sum = partial(self._sums.total, param)
+        self._summed = params
 
     def gradient(self, piece: Piece) -> Optional[Tensor]:
         gradient: Any = piece.param.grad

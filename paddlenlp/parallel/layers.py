@@ -14,7 +14,7 @@ from paddlenlp.nn.precision import DType, precision
 
 from . import comm
 from .layout import REPLICATED, Fused, Layout, equal_share
-from .products import column_products, row_product
+from .products import column_products, own_product, row_product
 from .topology import topology
 
 
@@ -59,8 +59,13 @@ class Linear(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.split is None or topology().tp.size == 1:
-            return kernels.linear(x, self.weight, self.bias)
+            return kernels.linear(x, self.weight, self.bias) if self.weight.gradient_sum is None else self._own(x)
         return columns(x, [self])[0] if self.split == "column" else self._sum_of_rows(x)
+
+    def _own(self, x: Tensor) -> Tensor:
+        policy = precision()
+        bias = None if self.bias is None else policy.to_compute(self.bias)
+        return policy.round(own_product(policy.to_compute(x), policy.to_compute(self.weight), bias))
 
     def _sum_of_rows(self, x: Tensor) -> Tensor:
         policy = precision()
@@ -138,7 +143,7 @@ def make_parameter(
     Attributes set on the parameter: `tp_layout`, `whole_shape`, `transposed` (true where Hugging Face keeps [out,
     in]), `init_scale`, `partial_grad` ("never" for a cut one), `expert`, `copies` (how many tensor-parallel ranks hold
     an element: a number, or float32 of the parameter's shape where elements differ), `tied_ends` (whether both
-    pipeline ends hold it).
+    pipeline ends hold it), `gradient_sum` (a `kernels.GradientSum`, or None).
 
     Raises:
         UsageError: the ranks cannot share it.
@@ -154,6 +159,7 @@ def make_parameter(
     param.expert = expert
     param.copies = _copies(layout, shape, share, size)
     param.tied_ends = False
+    param.gradient_sum = None
     return param
 
 

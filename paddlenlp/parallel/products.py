@@ -48,6 +48,30 @@ def column_products(
     return list(out) if isinstance(out, (tuple, list)) else [out]
 
 
+def own_product(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """x W + b of this rank alone, for x [rows, in], W [in, out] and b [out]: nothing is sent."""
+    return _Own.apply(x, weight, bias)
+
+
+class _Own(PyLayer):
+    """Autograd could do it, but for adding the gradient of W to the sum over the micro batches in the product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        ctx.wanted_x, ctx.gradient_sum = not x.stop_gradient, weight.gradient_sum
+        ctx.biases = [] if bias is None else [bias.stop_gradient]
+        ctx.frozen = weight.stop_gradient
+        save(ctx, x, weight)
+        return kernels.product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
+        x, weight = ctx.saved_tensor()
+        grad_x = paddle.matmul(grad, weight, transpose_y=True) if ctx.wanted_x else None
+        grad_weight = None if ctx.frozen else kernels.weight_gradient(x, grad, ctx.gradient_sum)
+        return (grad_x, grad_weight, *(None if frozen else _sum_of_rows(grad) for frozen in ctx.biases))
+
+
 class _Columns(PyLayer):
     """The params are all matrices, then biases; `owners` are the indices of the matrices they are or belong to."""
 
@@ -56,6 +80,7 @@ class _Columns(PyLayer):
         count = max(owners) + 1
         ctx.owners, ctx.shared = owners, shared
         ctx.wanted_x, ctx.wanted = not x.stop_gradient, [not param.stop_gradient for param in params]
+        ctx.sums = [_gradient_sum(param, copied) for param, copied in zip(params[:count], shared)]
         save(ctx, x, *params[:count])
         mesh = topology()
         if mesh.sequence_parallel:
@@ -88,17 +113,26 @@ def _grad_of_rows(grads: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
 
 
 def _parameter_grads(ctx: Any, x: Tensor, grads: Sequence[Tensor]) -> List[Optional[Tensor]]:
-    """Gradients of the params, None where none is wanted."""
-    ones = paddle.ones([1, x.shape[0]], x.dtype)
+    """Gradients of the params, None where none is wanted, or where it has been added to the sum of the step."""
     made: List[Optional[Tensor]] = []
     for place, (owner, wanted) in enumerate(zip(ctx.owners, ctx.wanted)):
         if not wanted:
             made.append(None)
         elif place == owner:
-            made.append(paddle.matmul(x, grads[owner], transpose_x=True))
-        else:  # a product, since Paddle's sum over rows is slow on a CPU
-            made.append(paddle.matmul(ones, grads[owner]).reshape([-1]))
+            made.append(kernels.weight_gradient(x, grads[owner], ctx.sums[owner]))
+        else:
+            made.append(_sum_of_rows(grads[owner]))
     return made
+
+
+def _gradient_sum(weight: Tensor, copied: Columns) -> Any:
+    """What the gradient of a matrix may be added to; None where it is to be summed over copied columns before."""
+    return None if copied else getattr(weight, "gradient_sum", None)
+
+
+def _sum_of_rows(grad: Tensor) -> Tensor:
+    """[rows, out] -> [out]: by a product, since Paddle's sum over rows is slow on a CPU."""
+    return paddle.matmul(paddle.ones([1, grad.shape[0]], grad.dtype), grad).reshape([-1])
 
 
 def _sum_copies(group: Group, grads: Sequence[Optional[Tensor]], shared: Sequence[Columns]) -> None:
@@ -140,6 +174,7 @@ class _Row(PyLayer):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         mesh = topology()
         ctx.wanted = not x.stop_gradient, not weight.stop_gradient
+        ctx.gradient_sum = _gradient_sum(weight, ())
         save(ctx, x, weight)
         y = kernels.product(x, weight)
         if not mesh.sequence_parallel:
@@ -155,4 +190,4 @@ class _Row(PyLayer):
             grad = mesh.tp.group.all_gather(grad.contiguous()).wait()
         wanted_x, wanted_weight = ctx.wanted
         grad_x = paddle.matmul(grad, weight, transpose_y=True) if wanted_x else None
-        return grad_x, paddle.matmul(x, grad, transpose_x=True) if wanted_weight else None
+        return grad_x, kernels.weight_gradient(x, grad, ctx.gradient_sum) if wanted_weight else None

@@ -71,6 +71,7 @@ class ShardedGradients(Gradients):
         for place, bucket in enumerate(self._buckets):
             for index, member in enumerate(bucket.members):
                 _listen(member.param, partial(_on_gradient, weakref.ref(self), place, index))
+                _sum_in_products(member.param, partial(_gradient_sum, weakref.ref(self), place, index))
 
     @property
     def pieces(self) -> List[Piece]:
@@ -209,6 +210,19 @@ def _on_gradient(owner: Any, bucket: int, member: int) -> None:
     gradients = owner()
     if gradients is not None:
         gradients._collect(gradients._buckets[bucket], member)
+
+
+def _gradient_sum(owner: Any, bucket: int, member: int) -> Optional[Tensor]:
+    """What a matrix product adds the gradient of a member to; the member's hook is called all the same."""
+    gradients = owner()
+    if gradients is None or not gradients._listening:
+        return None
+    found = gradients._buckets[bucket]
+    return found.gradient_sum(found.members[member])
+
+
+def _sum_in_products(param: Any, gradient_sum: kernels.GradientSum) -> None:
+    param.gradient_sum = gradient_sum if kernels.adds_products(param) else None
 
 
 def _listen(param: Any, function: Callable[[], None]) -> None:

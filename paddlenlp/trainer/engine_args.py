@@ -89,6 +89,7 @@ class FusedArguments:
     use_fused_rope: str = _fused("rotary positions")
     use_fused_swiglu: str = _fused("SwiGLU")
     use_fused_linear: str = _fused("products of rows with matrices")
+    enable_linear_fused_grad_add: str = _fused("adding the weight gradients of micro batches")
     use_fused_linear_cross_entropy: str = _fused("the head and its loss, without keeping all logits")
     use_fused_embedding: str = _fused("the gradient of the embedding")
     use_fused_adamw: str = _fused("AdamW and the norm of the gradients")

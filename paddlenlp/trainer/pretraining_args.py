@@ -132,11 +132,6 @@ class PreTrainingArguments(PlanningArguments, _SampleText, _PretrainingEvaluatio
         f"Trial run of an autotuner: {AUTOTUNER_STEPS} steps from random weights; nothing is evaluated, reported, "
         "resumed or saved.",
     )
-    enable_linear_fused_grad_add: bool = noted(
-        False,
-        "Add weight gradients inside the matrix product.",
-        "matrix products are chosen by the engine; the results are the same",
-    )
 
     @property
     def train_enabled(self) -> bool:

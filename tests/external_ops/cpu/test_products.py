@@ -39,6 +39,30 @@ def test_a_product_without_terms_is_zero():
     assert not product(paddle.zeros([3, 0]), paddle.zeros([0, 20])).numpy().any()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (130, 401, 1300), (3, 4, 0)])
+def test_a_product_is_added(shape, count, threads):
+    from fused_layers import add_product_
+
+    rows, columns, depth = shape
+    a, b = normal(generator(1, *shape), depth, rows), normal(generator(2, *shape), depth, columns)
+    total = normal(generator(3, *shape), rows, columns)
+    found = paddle.to_tensor(total)
+    with threads(count):
+        for _ in range(2):
+            add_product_(found, paddle.to_tensor(a), paddle.to_tensor(b))
+    assert_near(found, total.astype("float64") + 2 * (a.T.astype("float64") @ b))
+
+
+def test_what_can_not_be_added_is_refused():
+    from fused_layers import add_product_
+
+    with pytest.raises(OSError, match=r"add_product_: total has shape \[3, 2\]; expected \[2, 3\]"):
+        add_product_(paddle.zeros([3, 2]), paddle.zeros([4, 2]), paddle.zeros([4, 3]))
+    with pytest.raises(OSError, match=r"add_product_: b has shape \[5, 3\]; expected \[4, 3\]"):
+        add_product_(paddle.zeros([2, 3]), paddle.zeros([4, 2]), paddle.zeros([5, 3]))
+
+
 def wide_head(x, weight, labels):
     x, weight = x.astype("float64"), weight.astype("float64")
     logits = x @ weight

@@ -16,8 +16,8 @@ namespace FUSED_ISA {
 
 constexpr long TILE_PANELS = 4;                        // of a tile of the vocabulary
 constexpr long TILE = TILE_PANELS * COLUMNS;           // columns
-constexpr long CHUNK_ROWS = rounded(1024, ROWS);       // rows whose logits exist at once ...
-constexpr long CHUNK_BYTES = 132L << 20;               // ... if they need no more memory than this
+constexpr long CHUNK_ROWS = rounded(768, ROWS);        // rows whose logits exist at once ...
+constexpr long CHUNK_BYTES = 99L << 20;                // ... if they need no more memory than this
 constexpr long HEAD_BLOCK = rounded(180, ROWS);        // rows of x that stay in the second cache
 
 using fused::HeadLoss;

@@ -1,4 +1,6 @@
 // Bindings of what is built on matrix products: the head with its cross entropy, and causal attention. CPU only.
+#include <dlfcn.h>
+
 #include "../cpu/products.h"
 #include "checks.h"
 
@@ -120,6 +122,38 @@ std::vector<Tensor> product(const Tensor& a, const Tensor& b, bool transpose_a, 
   return {c};
 }
 
+// cblas_sgemm of the MKL that Paddle has loaded, which uses Paddle's threads; nullptr where Paddle has another library.
+using Sgemm = void (*)(int order, int turn_a, int turn_b, int rows, int columns, int depth, float alpha, const float* a,
+                       int line_a, const float* b, int line_b, float beta, float* c, int line_c);
+constexpr int ROW_MAJOR = 101, AS_IT_IS = 111, TURNED = 112;
+
+Sgemm sgemm_of_paddle() {
+  static const Sgemm found = [] {
+    void* library = dlopen("libmklml_intel.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Sgemm>(dlsym(library, "cblas_sgemm")) : nullptr;
+  }();
+  return found;
+}
+
+// Nothing but this product is at work, so it is MKL's where there is one: ours pays only where it saves passes.
+void add_product(Tensor& total, const Tensor& a, const Tensor& b) {
+  const char* op = "add_product_";
+  check_float(op, "a", a);
+  check_float(op, "b", b);
+  fused::check_axes(op, "a", a, 2, 2, "[depth, rows]");
+  fused::check_axes(op, "b", b, 2, 2, "[depth, columns]");
+  const int64_t depth = a.shape()[0], rows = a.shape()[1], columns = b.shape()[1];
+  fused::check_shape(op, "b", b, {depth, columns});
+  check_float(op, "total", total, {rows, columns});
+  const Sgemm sgemm = sgemm_of_paddle();
+  if (sgemm && depth && std::max({depth, rows, columns}) <= INT32_MAX)
+    sgemm(ROW_MAJOR, TURNED, AS_IT_IS, rows, columns, depth, 1.0f, data(a), rows, data(b), columns, 1.0f, data(total),
+          columns);
+  else
+    FUSED_PICK(products).product({rows, columns, depth, {data(a), 1, rows}, {data(b), columns, 1}, data(total), columns,
+                                  true});
+}
+
 }  // namespace
 
 PD_BUILD_OP(ext_head_loss)
@@ -146,6 +180,12 @@ PD_BUILD_OP(ext_scale)
     .Attrs({"factor: float"})
     .SetInplaceMap({{"X", "Out"}})
     .SetKernelFn(PD_KERNEL(scale));
+
+PD_BUILD_OP(ext_add_product)
+    .Inputs({"Total", "A", "B"})
+    .Outputs({"Out"})
+    .SetInplaceMap({{"Total", "Out"}})
+    .SetKernelFn(PD_KERNEL(add_product));
 
 PD_BUILD_OP(ext_product)
     .Inputs({"A", "B"})

@@ -1,6 +1,6 @@
 """Fused operations: float32 on a CPU; float32, float16 and bfloat16 on a GPU where Paddle is a CUDA build.
 
-Results do not depend on the number of threads. What is not a finite number stays so.
+Results do not depend on the number of threads, but for those of `add_product_`. What is not a finite number stays so.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from .layers import (
     squared_norm,
 )
 from .library import ISA
-from .products import causal_attention, causal_attention_grad, head_loss, product, scale_
+from .products import add_product_, causal_attention, causal_attention_grad, head_loss, product, scale_
 
 __all__ = [
     "ISA",
+    "add_product_",
     "causal_attention",
     "causal_attention_grad",
     "cross_entropy_parts",
