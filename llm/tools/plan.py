@@ -25,6 +25,7 @@ import run_pretrain  # noqa: E402
 from paddlenlp.parallel.failure import run_as_rank  # noqa: E402
 from paddlenlp.trainer import DataArguments, ModelArguments, PdArgumentParser, PreTrainingArguments  # noqa: E402
 from paddlenlp.trainer.model_fit import check_model_fits  # noqa: E402
+from paddlenlp.utils.cpu_tuning import apply_cpu_tuning  # noqa: E402
 from paddlenlp.utils.errors import UsageError  # noqa: E402
 from paddlenlp.utils.files import atomic_write_json  # noqa: E402
 
@@ -82,6 +83,8 @@ def read(own: argparse.Namespace, words: Sequence[str]) -> Request:
     nobody: List[str] = []  # a tokenizer without tokens: the vocabulary is that of the configuration
     config = run_pretrain.model_config(model_args, data_args, nobody, args.mesh.tp)
     check_model_fits(config, args)
+    if own.gpu == "cpu" and args.cpu_tuning:  # as a run would, before Paddle is loaded
+        apply_cpu_tuning()
     warnings.filterwarnings("ignore", message="No ccache found")
     from paddlenlp.planning.hardware import hardware
     from paddlenlp.planning.layout import Layout
@@ -93,7 +96,7 @@ def plan(request: Request) -> int:
     """Print the plan, and write what is asked for; the exit code."""
     from paddlenlp.planning import report, speed_report
     from paddlenlp.planning.abstract import abstract_model
-    from paddlenlp.planning.memory import fullest, plan_memory
+    from paddlenlp.planning.memory import fullest, needed_within, plan_memory
     from paddlenlp.planning.nearest import nearest
     from paddlenlp.planning.picture import draw_memory
     from paddlenlp.planning.speed import step_time
@@ -113,7 +116,7 @@ def plan(request: Request) -> int:
             config,
             layout,
             room,
-            lambda other: fullest(plan_memory(model, other, kind)).needed,
+            lambda other: needed_within(room, model, other, kind),
             lambda other: step_time(work, other, device).seconds,
             devices_per_node=device.devices_per_node,
         )

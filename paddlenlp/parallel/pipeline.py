@@ -16,6 +16,7 @@ from paddle.autograd import PyLayer
 
 from .group import Work
 from .schedule import Task, schedule
+from .taken import taken
 from .topology import topology
 
 _partial = True
@@ -54,13 +55,13 @@ class Hidden(NamedTuple):
 class Mail:
     """Sends to and receives from the neighbours. Sending never waits for the receiver; order on a link is kept.
 
-    What is sent stays (in its `Work`) until it has left. No neighbour has more passes under way than the model has
-    parts, so what lies further back than that has left, and is let go without really waiting.
+    What is sent stays (in its `Work`) until the receiver is known to have taken it, and is then let go: `taken` tells.
+    So nothing is waited for, and no send is asked whether it is over.
     """
 
-    def __init__(self, chunks: int = 1) -> None:
-        self._most = 2 * topology().pp.size * chunks
+    def __init__(self) -> None:
         self._leaving: Dict[str, Deque[Work[None]]] = {"forward": deque(), "backward": deque()}
+        self._gone = {"forward": 0, "backward": 0}
 
     def send(self, direction: str, x: Tensor) -> None:
         """Send `x` [rows, width] "forward" to the next rank or "backward" to the one before."""
@@ -68,8 +69,12 @@ class Mail:
         rows = x.shape[0] // _shares(x.shape[0])
         own = x.detach() if rows == x.shape[0] else x.detach()[tp.rank * rows : (tp.rank + 1) * rows]
         leaving.append(group.send(own.contiguous(), 1 - group.rank))
-        while len(leaving) > self._most:
-            leaving.popleft().wait()
+
+    def let_go(self, direction: str, count: int) -> None:
+        """The receiver has taken the first `count` of all that was sent this way."""
+        for _ in range(self._gone[direction], count):
+            self._leaving[direction].popleft().wait()
+        self._gone[direction] = max(count, self._gone[direction])
 
     def receive(self, direction: str, hidden: Hidden) -> Work[Tensor]:
         """What the rank before sends "forward", or the next one "backward"."""
@@ -78,10 +83,10 @@ class Mail:
         return coming if shares == 1 else Work(lambda: topology().tp.group.all_gather(coming.wait()).wait())
 
     def finish(self) -> None:
-        """Return when all that was sent has left."""
-        for leaving in self._leaving.values():
-            while leaving:
-                leaving.popleft().wait()
+        """Return when all that was sent has left; counting starts anew."""
+        for direction, leaving in self._leaving.items():
+            self.let_go(direction, self._gone[direction] + len(leaving))
+            self._gone[direction] = 0
 
 
 def _shares(rows: int) -> int:
@@ -136,7 +141,8 @@ class PipelineStep:
     ) -> None:
         self._chunks, self._hidden, self._run = chunks, hidden, forward
         self._before_backward, self._backward_done = before_backward, backward_done
-        self._mail = Mail(chunks)
+        self._mail = Mail()
+        self._taken: Dict[Task, int] = {}
         self._coming: Dict[Task, Work[Tensor]] = {}
         self._open: Dict[Tuple[int, int], _Pass] = {}
 
@@ -148,7 +154,8 @@ class PipelineStep:
                 first and behind the last one; with several pipeline ranks, which are never there together, not at all.
         """
         pp = topology().pp
-        tasks = schedule(pp.size, pp.rank, micro_batches, self._chunks)
+        plan = pp.size, pp.rank, micro_batches, self._chunks
+        tasks, self._taken = schedule(*plan), taken(*plan)
         for number, task in enumerate(tasks):
             for soon in tasks[number : number + 2]:  # the next one's input travels while this one computes
                 self._expect(soon)
@@ -191,7 +198,11 @@ class PipelineStep:
 
     def _arrived(self, task: Task) -> Optional[Tensor]:
         """What `task` starts from; None at the ends of the model."""
-        return self._coming.pop(task).wait() if task in self._coming else None
+        if task not in self._coming:
+            return None
+        x = self._coming.pop(task).wait()
+        self._mail.let_go("backward" if task.kind == "forward" else "forward", self._taken[task])
+        return x
 
 
 def pass_through(
@@ -209,7 +220,7 @@ def pass_through(
     Returns:
         What the last part gives for each, on the last rank; nothing on the others.
     """
-    mail, results = Mail(chunks), []
+    mail, results = Mail(), []
     for chunk, micro in product(range(chunks), range(len(hidden))):
         x = None if is_first(chunk, chunks) else mail.receive("forward", hidden[micro]).wait()
         y = forward(chunk, micro, x)

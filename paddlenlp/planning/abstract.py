@@ -154,15 +154,17 @@ def _make(config: Any) -> AbstractModel:
 def _build(family: Any, config: Any, experts: int) -> Iterator[AbstractStage]:
     alike: Optional[AbstractStage] = None
     for name, build in family.stages(config):
-        index = build.args[-1] if isinstance(build, partial) and isinstance(build.args[-1], int) else None
+        last = build.args[-1] if isinstance(build, partial) else None
+        index = last if name.endswith(f".{last}") else None  # not a size
         if index is not None and alike is not None:
             yield AbstractStage(name, alike.layer, index, alike.weights)
             continue
         watched = None if index is None else _Watched(index)
         layer = build() if watched is None else build.func(*build.args[:-1], watched)
+        shared = watched is not None and not watched.seen  # asked before the next line looks at it
         index = int(layer.index) if isinstance(layer, DecoderLayer) else None
         stage = AbstractStage(name, layer, index, tuple(_weights(layer, experts)))
-        alike = stage if watched is not None and not watched.seen else None
+        alike = stage if shared else None
         yield stage
 
 

@@ -11,12 +11,13 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from paddlenlp.nn.cpu.loss import ROWS
 from paddlenlp.nn.head import LMHead
 from paddlenlp.nn.plain import HEAD_ROWS
-from paddlenlp.parallel.schedule import Task, schedule
+from paddlenlp.parallel.schedule import Task
 
 from .abstract import AbstractModel, AbstractStage, abstract_model
 from .activations import StageKept, makes_mask, stage_kept, total, view_of
 from .kept import View
 from .layout import Layout
+from .passes import Situation, situations
 from .rank import Place, RankModel, State, state_of
 
 KINDS = (
@@ -114,6 +115,22 @@ def fullest(ranks: Sequence[RankMemory]) -> RankMemory:
     return max(ranks, key=lambda rank: rank.needed)
 
 
+def needed_within(room: float, config: Any, layout: Layout, device: str = "gpu") -> float:
+    """Bytes that the fullest rank needs, or infinity if that is more than `room`: the ranks that are fullest mostly,
+    the first and the last one of the pipeline, are planned first, and none behind one that does not fit.
+
+    Raises:
+        UsageError: the model can't be cut so.
+    """
+    model, most = config if isinstance(config, AbstractModel) else abstract_model(config), 0.0
+    last = layout.mesh.pp - 1
+    for stage in sorted(range(last + 1), key=lambda stage: (0 < stage < last, stage)):
+        most = max(most, plan_rank(model, layout, Place(stage), device).needed)
+        if most > room:
+            return float("inf")
+    return most
+
+
 def plan_rank(model: AbstractModel, layout: Layout, place: Place, device: str = "gpu") -> RankMemory:
     """The memory of one rank."""
     rank = RankModel(model, layout, place)
@@ -144,27 +161,14 @@ class _Step:
         self.state = state_of(rank)
         known: Dict[Tuple[int, Optional[str]], StageKept] = {}
         self.kept = [[self._of(stage, known) for stage in chunk] for chunk in rank.chunks]
-        self._tasks = schedule(layout.mesh.pp, rank.place.pp, layout.accumulation, len(rank.chunks))
-        self.in_flight = max(len(now) for _, now in self._passes())
+        self._situations = situations(layout.mesh.pp, rank.place.pp, layout.accumulation, len(rank.chunks))
+        self.in_flight = max(sum(one.open) for some in self._situations.values() for one in some)
 
     def _of(self, stage: AbstractStage, known: Dict[Tuple[int, Optional[str]], StageKept]) -> StageKept:
         key = id(stage.layer), None if stage.index is None else self._layout.recomputes(stage.index)
         if key not in known:
             known[key] = stage_kept(stage, self._layout, self._view)
         return known[key]
-
-    def _passes(self) -> List[Tuple[Task, List[int]]]:
-        """Each task, and the chunks of the passes that are open when it is at work."""
-        open_now: Dict[Tuple[int, int], int] = {}
-        found = []
-        for task in self._tasks:
-            key = task.chunk, task.micro
-            if task.kind == "forward":
-                open_now[key] = task.chunk
-            found.append((task, list(open_now.values())))
-            if task.kind == "backward":
-                del open_now[key]
-        return found
 
     def timeline(self) -> List[Moment]:
         """The moments of a step that can be its greatest."""
@@ -176,29 +180,27 @@ class _Step:
         """Of each kind of pass the one with most open: with gradients of earlier passes, and without."""
         sums = [total([kept.parts for kept in chunk]) for chunk in self.kept]
         weights = [sum(parts.values()) for parts in sums]
-        fullest_pass: Dict[Tuple[str, int, bool], Tuple[float, Task, List[int]]] = {}
-        had_backward = False
-        for task, now in self._passes():
-            weight, key = sum(weights[chunk] for chunk in now), (task.kind, task.chunk, had_backward)
-            if key not in fullest_pass or weight >= fullest_pass[key][0]:
-                fullest_pass[key] = weight, task, now
-            had_backward = had_backward or task.kind == "backward"
         found = []
-        for (kind, chunk, later), (_, task, now) in fullest_pass.items():
-            others = total([sums[one] for one in _without(now, chunk)])
+        for (kind, chunk, later), some in self._situations.items():
+            # The last of those that are alike.
+            worst = max(reversed(some), key=lambda one: self._travelling(one.leaving) + _held(one, weights))
+            others = total([_times(sums[at], count - (at == chunk)) for at, count in enumerate(worst.open)])
             if kind == "forward":
-                found.append(self._forward_end(task, others, sums[chunk], later))
+                found.append(self._forward_end(worst, others, sums[chunk], later))
             else:
-                found += self._backward(task, others, later)
+                found += self._backward(worst, others, later)
         return found
 
-    def _forward_end(self, task: Task, others: Mapping[str, float], own: Mapping[str, float], later: bool) -> Moment:
-        gradients = self.state.summed if later else 0
-        return self._moment(f"end of forward pass {_name(task)}", total([others, own]), gradients)
+    def _forward_end(
+        self, situation: Situation, others: Mapping[str, float], own: Mapping[str, float], later: bool
+    ) -> Moment:
+        gradients, when = self.state.summed if later else 0, f"end of forward pass {_name(situation.task)}"
+        return self._moment(when, total([others, own]), gradients, exchange=self._travelling(situation.leaving))
 
-    def _backward(self, task: Task, others: Mapping[str, float], later: bool) -> List[Moment]:
+    def _backward(self, situation: Situation, others: Mapping[str, float], later: bool) -> List[Moment]:
         """At each stage: what the stages before it keep, what it makes again, and the gradients so far."""
-        state, stages, kept = self.state, self._rank.chunks[task.chunk], self.kept[task.chunk]
+        state, task, exchange = self.state, situation.task, self._travelling(situation.leaving)
+        stages, kept = self._rank.chunks[task.chunk], self.kept[task.chunk]
         shares = [sum(share.size for share in self._rank.parameters_of(stage)) for stage in stages]
         whole, done, worst = max(1, sum(shares)), 0, None
         for at in reversed(range(len(stages))):
@@ -206,7 +208,8 @@ class _Step:
             before = total([others, *[one.parts for one in kept[: at + 1]]])
             made = state.whole if later else state.whole * done / whole
             working = kept[at].again + self._space(stages[at], kept[at])
-            moment = self._moment(f"backward pass {_name(task)}, at {stages[at].name}", before, made, working)
+            when = f"backward pass {_name(task)}, at {stages[at].name}"
+            moment = self._moment(when, before, made, working, exchange)
             worst = moment if worst is None or moment.total > worst.total else worst
         return [] if worst is None else [worst]
 
@@ -253,30 +256,27 @@ class _Step:
             state.moments * on_device,
             sum(activations.values()) - loss,
             loss,
-            exchange + (self._travelling() if computing else 0),
+            exchange,
             state.gathered if computing else 0,
             working,
         )
         return Moment(when, {kind: float(size) for kind, size in zip(KINDS, sizes)})
 
-    def _travelling(self) -> float:
-        """Hidden states on their way: those that tensor-parallel ranks gather, and those for other pipeline ranks,
-        which stay until they have surely left (`pipeline.Mail`)."""
+    def _travelling(self, leaving: int) -> float:
+        """Hidden states on their way: those that tensor-parallel ranks gather, and those for other pipeline ranks
+        (`pipeline.Mail`), of which two are expected while `leaving` have not surely left."""
         mesh, view = self._layout.mesh, self._view
         row = view.config.hidden_size * view.element
         gathered = view.tokens * row * (2 if view.rows < view.tokens else 1) if mesh.tp > 1 else 0
-        if mesh.pp == 1:
-            return gathered
-        chunks = len(self._rank.chunks)
-        kept = min(self._layout.accumulation * chunks, 2 * mesh.pp * chunks + 1)
-        directions = (not self._rank.is_last or chunks > 1) + (self._rank.place.pp > 0 or chunks > 1)
-        return gathered + directions * (kept + 2) * view.rows * row
+        return gathered + ((leaving + 2) * view.rows * row if mesh.pp > 1 else 0)
 
 
-def _without(chunks: Sequence[int], one: int) -> List[int]:
-    found = list(chunks)
-    found.remove(one)
-    return found
+def _held(situation: Situation, weights: Sequence[float]) -> float:
+    return sum(count * weight for count, weight in zip(situation.open, weights))
+
+
+def _times(parts: Mapping[str, float], count: int) -> Dict[str, float]:
+    return {name: count * size for name, size in parts.items()} if count else {}
 
 
 def _name(task: Task) -> str:

@@ -13,7 +13,7 @@ from .layout import Layout
 from .speed_report import flags
 
 Memory = Callable[[Layout], float]
-"""Layout -> bytes that its fullest rank needs."""
+"""Layout -> bytes that its fullest rank needs; infinity will do for more than there is room for."""
 
 Seconds = Callable[[Layout], float]
 """Layout -> seconds of a step."""

@@ -14,7 +14,7 @@ from .abstract import AbstractModel, abstract_model
 from .activations import makes_mask, stage_kept, view_of
 from .hardware import Hardware
 from .layout import Layout
-from .memory import FRAGMENTATION, RESERVED, fullest, plan_memory
+from .memory import FRAGMENTATION, RESERVED, needed_within
 from .speed import OURS, StepTime, rank_elements, step_time
 from .stage_times import Engine
 from .work import ModelWork, model_work
@@ -28,7 +28,7 @@ MOST_PARTS = 128
 """Parts of a model that are tried: dealing it out to more takes longer than the rest of the search."""
 
 Memory = Callable[[Layout], float]
-"""Layout -> bytes that its fullest rank needs."""
+"""Layout -> bytes that its fullest rank needs; infinity will do for more than there is room for."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def search(config: Any, hw: Hardware, wanted: Wanted, engine: Engine = OURS) -> 
     possible = [layout for layout in layouts(config, work, hw, wanted) if estimate.bytes(layout) < room]
     timed = [(step_time(work, layout, hw, engine), layout) for layout in possible]
     timed.sort(key=lambda pair: pair[0].seconds)
-    found = _fitting(timed, lambda layout: fullest(plan_memory(model, layout)).needed, room, wanted.best)
+    found = _fitting(timed, lambda layout: needed_within(room, model, layout), room, wanted.best)
     if not found:
         raise UsageError(_nothing(wanted, hw, bool(possible)))
     return found

@@ -14,6 +14,7 @@ from typing import Dict, List, Mapping, Optional, Tuple
 from paddlenlp.parallel.mesh import Mesh
 from paddlenlp.parallel.schedule import deal
 
+from .cpu_engine import engine_on
 from .hardware import Hardware
 from .kernel_times import moved
 from .layout import Layout
@@ -106,7 +107,7 @@ def step_time(work: ModelWork, layout: Layout, hw: Hardware, engine: Engine = OU
         hw: devices and links.
         engine: whose kernels and exchanges.
     """
-    ranks = _ranks(work, layout, hw, engine)
+    ranks = _ranks(work, layout, hw, engine_on(hw, layout, engine))
     slowest = max(ranks, key=lambda rank: rank.micro)
     others = sum(rank.micro for rank in ranks) - slowest.micro
     count, hop = layout.accumulation, _hop(work, layout, hw)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple, Optional, Tuple
 
 from .hardware import Hardware
-from .kernel_times import elementwise, flash, product, stored_scores
+from .kernel_times import blocks, elementwise, flash, product, stored_scores
 from .layout import Layout
 from .wire import Line, collective, lines, neighbour, sent, shown
 from .work import Matrix, Scores, StageWork
@@ -34,6 +34,8 @@ class Engine:
         tensor_overlap: exchanges of the gradients of hidden states travel during products.
         gradient_overlap: gradients travel during the backward pass.
         gather_overlap: updated parameters travel during the next forward pass.
+        cpu_attention: share of the peak that attention reaches on a CPU; see `cpu_engine`.
+        logits_stored: whether the loss goes through memory, logit by logit.
     """
 
     pace: float = 0.73
@@ -44,6 +46,8 @@ class Engine:
     tensor_overlap: bool = True
     gradient_overlap: bool = True
     gather_overlap: bool = False
+    cpu_attention: float = 0.5
+    logits_stored: bool = True
 
 
 class Times(NamedTuple):
@@ -82,7 +86,7 @@ def stage_times(work: StageWork, layout: Layout, recompute: Optional[str], hw: H
     axes = lines(layout)
     forward, outputs, weights = (seconds / engine.pace for seconds in _products(work, layout, hw))
     attention = _attention(work, layout, hw, engine)
-    memory = _memory(work, layout, hw)
+    memory = _memory(work, layout, hw, LOSS_BYTES if engine.logits_stored else 0)
     tensor = _tensor(work, layout, hw, axes["tp"], (outputs, weights) if engine.tensor_overlap else (0.0, 0.0))
     experts = _experts(work, layout, hw, axes["ep"])
     sequence = _sequence(work, layout, hw, axes["sequence"], attention)
@@ -123,7 +127,7 @@ def _attention(work: StageWork, layout: Layout, hw: Hardware, engine: Engine) ->
         widths, length = scores.key_width + scores.value_width, layout.seq_length
         padded = widths if engine.flash_uneven else 2 * max(scores.key_width, scores.value_width)
         if hw.is_cpu and layout.mesh.cp == 1:  # blocks of the keys that are seen, whatever else there is (nn/cpu)
-            one, two = flash(hw, causal, widths, length)
+            one, two = blocks(hw, causal, widths, engine.cpu_attention)
         elif not _takes(scores, layout, engine):
             pairs = causal if layout.mesh.cp > 1 else 2 * causal
             one, two = stored_scores(hw, pairs, widths, length, layout.bytes, engine.scores)
@@ -145,7 +149,7 @@ def _takes(scores: Scores, layout: Layout, engine: Engine) -> bool:
     )
 
 
-def _memory(work: StageWork, layout: Layout, hw: Hardware) -> Tuple[float, float]:
+def _memory(work: StageWork, layout: Layout, hw: Hardware, loss_bytes: int) -> Tuple[float, float]:
     """Seconds of what only moves memory. Passes over it, forward and backward: norm 2 and 3, addition 3 and 3, turning
     and taking apart 2 and 2, activation (inputs + 1) and (2 inputs + 1), sending rows to experts and back 8 and 8."""
     tp, size, rows = layout.mesh.tp, layout.bytes, layout.tokens
@@ -157,7 +161,7 @@ def _memory(work: StageWork, layout: Layout, hw: Hardware) -> Tuple[float, float
         width = rows * activation.share * activation.width / tp
         forward += width * (activation.inputs + 1)
         backward += width * (2 * activation.inputs + 1)
-    loss = LOSS_BYTES * rows * work.vocabulary / tp
+    loss = loss_bytes * rows * work.vocabulary / tp
     kernels = KERNELS + sum(2 * matrix.copies // layout.mesh.ep for matrix in work.matrices if matrix.copies > 1)
     return elementwise(hw, forward * size, kernels), elementwise(hw, backward * size + loss, 2 * kernels)
 

@@ -11,7 +11,8 @@ import pytest
 from paddlenlp.parallel.mesh import Mesh
 from paddlenlp.planning.abstract import abstract_model
 from paddlenlp.planning.layout import Layout
-from paddlenlp.planning.memory import GIB, KINDS, RESERVED, fullest, plan_memory
+from paddlenlp.planning.memory import GIB, KINDS, RESERVED, fullest, needed_within, plan_memory
+from paddlenlp.planning.rank import Place
 from paddlenlp.transformers import AutoConfig
 
 NEAR, LENGTH, ROWS, VOCAB = 0.1, 256, 2, 512
@@ -129,3 +130,13 @@ def test_the_largest(name, billions, layout):
     # Norms are on every tensor-parallel rank, and buckets have gaps.
     parameters = sum(rank.state.parameters for rank in ranks) * layout.mesh.tp
     assert parameters == pytest.approx(2 * whole.parameters, rel=0.002)
+
+
+def test_ranks_behind_one_that_does_not_fit_are_not_planned(model, monkeypatch):
+    layout = Layout(Mesh(pp=4), seq_length=2048, accumulation=8)
+    most = fullest(plan_memory(model, layout)).needed
+    assert needed_within(most, model, layout) == most
+    places = []
+    monkeypatch.setattr("paddlenlp.planning.memory.Place", lambda pp: places.append(pp) or Place(pp))
+    assert needed_within(most - 1, model, layout) == float("inf")
+    assert places == [0]

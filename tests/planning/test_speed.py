@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from paddlenlp.parallel.mesh import Mesh
+from paddlenlp.planning.cpu_engine import FUSED, PLAIN, PLAIN_ATTENTION
 from paddlenlp.planning.hardware import hardware
 from paddlenlp.planning.layout import Layout
 from paddlenlp.planning.speed import OURS, PARTS, dealt, step_time
@@ -143,16 +144,25 @@ def test_what_flash_attention_does_not_take():
     assert asked.parts["attention"] == stored.parts["attention"]
 
 
-def test_a_cpu_computes_only_the_keys_that_are_seen(llama):
-    """Its kernels are not those of a GPU: nothing is stored, and no product is too small."""
+@pytest.mark.parametrize("built", [False, True])
+def test_a_cpu_computes_only_the_keys_that_are_seen(llama, monkeypatch, built):
+    """Its kernels are not those of a GPU: nothing is stored, and no product is too small. External operations are as
+    fast as the fastest product."""
+    for module in ("cpu_engine", "activations"):
+        monkeypatch.setattr(f"paddlenlp.planning.{module}.is_built", lambda name: built)
     hw = hardware("cpu")
     layout32 = layout(accumulation=1, dtype="float32", compute="float32")
-    time = step_time(llama, layout32, hw)
-    seen = 6 * llama.pairs / 2 * 4096 * 4096
-    assert time.parts["attention"] < 3 * seen / hw.peak("float32")
-    assert time.parts["products"] == pytest.approx(
-        6 * llama.multiplied * 4096 / hw.peak("float32") / OURS.pace, rel=0.01
-    )
+    time, plain = (step_time(llama, one, hw) for one in (layout32, layout32.with_(kernels=frozenset())))
+    seen = 3.5 / 3 * 6 * llama.pairs / 2 * 4096 * 4096 / hw.peak("float32")
+    multiplied = 6 * llama.multiplied * 4096 / hw.peak("float32")
+    assert plain.parts["attention"] == pytest.approx(seen / PLAIN_ATTENTION)
+    assert plain.parts["products"] == pytest.approx(multiplied / PLAIN, rel=0.01)
+    if built:
+        assert time.parts["attention"] == pytest.approx(seen / FUSED)
+        assert time.parts["products"] == pytest.approx(multiplied / FUSED, rel=0.01)
+        assert time.parts["memory"] < plain.parts["memory"]
+    else:
+        assert time == plain
 
 
 def test_full_precision_is_slower(llama):

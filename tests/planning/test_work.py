@@ -7,6 +7,7 @@ from families import ROWS
 from layouts import LENGTH, MODELS
 
 from paddlenlp.parallel.mesh import Mesh
+from paddlenlp.planning.abstract import abstract_model
 from paddlenlp.planning.layout import Layout
 from paddlenlp.planning.speed import dealt
 from paddlenlp.planning.stage_times import tensor_bytes
@@ -86,3 +87,10 @@ def test_bytes_between_tensor_parallel_ranks():
     assert forward + backward == (4 * layers + 2) * row
     _, forward, backward = wire(model, sequence_parallel=True)
     assert forward + backward == (4 * layers + 2) * row / 2 + (6 * layers + 2) * row / 2
+
+
+def test_layers_that_do_not_look_at_their_index_are_made_once():
+    names = {"meta-llama/Meta-Llama-3.1-405B": True, "deepseek-ai/DeepSeek-V3": False}
+    for name, shared in names.items():
+        layers = [stage.layer for stage in abstract_model(AutoConfig.from_pretrained(name)).stages if stage.index]
+        assert len(layers) > 50 and len({id(layer) for layer in layers}) == (1 if shared else len(layers))
