@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from paddlenlp.data import build_lock
-from paddlenlp.data.build_lock import LockFile
+from paddlenlp.data.build_lock import SILENCE, LockFile
 
 HOLD = """
-import sys, time
+import sys
 sys.path[:0] = {path!r}
 from paddlenlp.data.build_lock import LockFile
-with LockFile(sys.argv[1]).take():
-    print("held", flush=True)
-    time.sleep(600)
+with LockFile(sys.argv[1]).take() as lock:
+    print(lock._helper.pid, flush=True)
+    sys.stdin.read()
 """
 
 
@@ -31,11 +31,10 @@ def path(tmp_path):
 
 @pytest.fixture
 def holder(path):
-    """A process that holds the lock."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(path=sys.path), path], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
+    """A process that holds the lock; `helper` is the number of the one that gives its signs of life."""
+    command, pipe = [sys.executable, "-c", HOLD.format(path=sys.path), path], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    process.helper = int(process.stdout.readline())
     yield process
     process.kill()
     process.communicate()
@@ -45,6 +44,24 @@ def elsewhere(monkeypatch):
     """See this process's locks and others' as those of other hosts."""
     host = build_lock.host_identity()
     monkeypatch.setattr(build_lock, "host_identity", lambda: "another-host " + host)
+
+
+def until(condition):
+    """Wait for something to become true."""
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
+
+
+class Clock:
+    """The time by which this process judges the signs of life of others; it moves as the test says."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
 
 
 def test_one_at_a_time(path):
@@ -62,9 +79,7 @@ def test_an_owner_that_was_killed_is_dead_at_once(path, holder):
     lock = LockFile(path)
     assert lock.take() is None
     holder.kill()
-    deadline = time.monotonic() + 60
-    while not lock.dead:  # also while it is a zombie
-        assert lock.look() and time.monotonic() < deadline
+    until(lambda: lock.look() and lock.dead)  # also while it is a zombie
     with lock.take() as taken:
         assert taken.held()
     assert os.listdir(os.path.dirname(path)) == []
@@ -80,17 +95,22 @@ def test_a_number_used_again_is_not_the_owner(path):
 
 
 def test_an_owner_on_another_host_lives_while_it_gives_signs(path, holder, monkeypatch):
-    monkeypatch.setattr(build_lock, "SILENCE", 3.0)
+    clock = Clock()
+    monkeypatch.setattr(build_lock, "time", clock)
     elsewhere(monkeypatch)
-    lock, end = LockFile(path), time.monotonic() + 4.5
-    while time.monotonic() < end:
+    lock = LockFile(path)
+    for _ in range(3):
         assert lock.look() and not lock.dead
-        time.sleep(0.1)
+        seen = os.stat(path).st_mtime_ns
+        until(lambda: os.stat(path).st_mtime_ns != seen)  # noqa: B023
+        clock.now += 0.9 * SILENCE
     holder.kill()
-    deadline = time.monotonic() + 60
-    while not lock.dead:
-        assert lock.look() and time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: build_lock._start_of(holder.helper) is None)  # the signs end with their process
+    assert lock.look() and not lock.dead
+    clock.now += 0.9 * SILENCE
+    assert lock.look() and not lock.dead
+    clock.now += 0.2 * SILENCE
+    assert lock.look() and lock.dead
     lock.take().__exit__()
 
 

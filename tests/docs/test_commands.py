@@ -27,11 +27,13 @@ FEW_STEPS = (
     "--max_steps 4 --eval_steps 2 --save_steps 2 --logging_steps 1 --eval_iters 1 --test_iters 1 "
     "--sample_max_new_tokens 4 --per_device_train_batch_size 2 --per_device_eval_batch_size 2"
 )
-# What this very test run is part of is only planned (make -n).
+# What this very test run is part of is only planned (make -n). Its environment is one that the Makefile has made and
+# filled by these very commands: it is taken as it is, and must hold what is to be installed.
 INSTEAD = [
     (r"(?<!doctor\.py llm/config/llama/)pretrain_argument_tiny\.json", f"pretrain_argument_tiny.json {FEW_STEPS}"),
     (r"make (test|lint|format|docs)\b", r"make -n \1"),
-    (r"\bpython3 -m venv", f"{sys.executable} -m venv"),
+    (r"\bpython3 -m venv (\S+)", r'ln -s "$VENV" \1'),
+    (r"(\S+)/pip install", r"\1/python -m pip install --no-index"),
 ]
 
 

@@ -7,11 +7,19 @@ from ranks import run_ranks
 
 from paddlenlp.doctor import FAIL, OK, WARN, Finding
 
+WORLD = 3
+BROKEN = ["", "sum", "clock"]
 
-def examined(broken, world=3):
-    """The job's findings, by check, of the ranks' own processes."""
-    told = run_ranks(world, "tests/doctor/work_doctor.py:visit", broken)
-    lists = [[Finding(*values) for values in findings] for findings in told]
+
+@pytest.fixture(scope="module")
+def visits():
+    """What is broken -> the findings of each rank's own process."""
+    told = run_ranks(WORLD, "tests/doctor/work_doctor.py:visits", BROKEN)
+    return {broken: [[Finding(*values) for values in rank[broken]] for rank in told] for broken in BROKEN}
+
+
+def examined(lists):
+    """The job's findings, as a list and by check, of the ranks' own ones."""
     names = [{finding.check: finding for finding in findings} for findings in lists]
     for one in names[1:]:
         shared = {check for check in one if not one[check].place}
@@ -19,8 +27,8 @@ def examined(broken, world=3):
     return lists[0], names[0]
 
 
-def test_a_job_in_order():
-    listed, found = examined("")
+def test_a_job_in_order(visits):
+    listed, found = examined(visits[""])
     assert [finding.state for finding in listed if not finding.place] == [OK] * 4
     assert found["all-reduce"].found == "right in float32, bfloat16, float16, int64 over 3 ranks"
     assert "GB/s" in found["exchange speed"].found and "3 have met, on 1 host" in found["ranks"].found
@@ -30,7 +38,7 @@ def test_a_job_in_order():
 
 
 @pytest.mark.parametrize(("broken", "check", "state"), [("sum", "all-reduce", FAIL), ("clock", "clocks", WARN)])
-def test_a_rank_that_is_out_of_order(broken, check, state):
-    _, found = examined(broken)
+def test_a_rank_that_is_out_of_order(visits, broken, check, state):
+    _, found = examined(visits[broken])
     assert found[check].state == state, found
     assert "int64" in found[check].found or "20.0 s ahead" in found[check].found

@@ -46,7 +46,8 @@ def starts_equal(out, reference):
 
 def succeeded(*jobs):
     assert [job.end() for job in jobs] == [0] * len(jobs), "\n".join(job.output[-3000:] for job in jobs)
-    assert not any(job.processes() for job in jobs)
+    for job in jobs:
+        job.wait_until_gone()
 
 
 def said(log):
@@ -152,7 +153,7 @@ def test_the_launch_script_starts_eight_processes(files, one_process, tmp_path):
 def test_a_mistake_in_the_arguments_is_told_once(launch):
     job = launch(2, tensor_parallel_degree=3)
     assert job.end() == 2
-    assert not job.processes()
+    job.wait_until_gone()
     assert job.log(0).count("2 is not a multiple of 3") == 1 and len(said(job.log(0))) == 1
     assert said(job.log(1)) == ["error: as rank 0 says"]
 
@@ -165,7 +166,8 @@ def test_what_is_wrong_on_one_host_ends_all(launch, hosts, files, tmp_path):
         os.truncate(tmp_path / name / "data/corpus.bin", 1000 if name == "host1" else 5984)
         jobs.append(launch(1, name, options, prefix, input_dir="data"))
     assert all([job.end() for job in jobs])
-    assert not any(job.processes() for job in jobs)
+    for job in jobs:
+        job.wait_until_gone()
     ((first,), (second,)) = (said(job.log(0)) for job in jobs)
     assert second.startswith("error: ") and "corpus.bin" in second and "missing" in second
     assert first.startswith("error: rank 1 has failed (") and first.endswith("; this rank ends too")
@@ -185,7 +187,7 @@ def test_a_rank_that_is_killed_ends_all(training):
     job, ranks = training
     os.kill(ranks[1], signal.SIGKILL)
     assert job.end() != 0
-    assert not job.processes()
+    job.wait_until_gone()
     (line,) = said(job.log(0))
     assert line.startswith("error: rank 1 has ended while rank 0 waits for it") and line.endswith(
         "; this rank ends too"
@@ -197,7 +199,7 @@ def test_ctrl_c_at_the_launcher_saves_and_ends_all(training, tmp_path):
     job, _ = training
     job.launcher.send_signal(signal.SIGINT)
     assert job.end() == signal.SIGINT  # the launcher's own code
-    assert not job.processes()
+    job.wait_until_gone()
     saved_and_stopped(job, tmp_path, "SIGTERM")  # which is what the launcher sends
 
 
@@ -208,7 +210,7 @@ def test_processes_that_load_data_do_not_end_before_the_step(launch, tmp_path):
     until(lambda: len(curve(tmp_path / "out", "loss")) > 1 or job.launcher.poll() is not None)
     job.launcher.send_signal(signal.SIGTERM)
     assert job.end() == signal.SIGTERM
-    assert not job.processes()
+    job.wait_until_gone()
     saved_and_stopped(job, tmp_path, "SIGTERM")
 
 
@@ -216,7 +218,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(training, launch, tmp_path):
     job, ranks = training
     os.kill(ranks[1], signal.SIGUSR1)
     assert job.end() != 0
-    assert not job.processes()
+    job.wait_until_gone()
     step = saved_and_stopped(job, tmp_path, "SIGUSR1")
     again = launch(2, max_steps=step + 2, save_steps=10000, do_eval=False, do_predict=False)
     assert again.end() == 0

@@ -40,13 +40,13 @@ def reference(folder: str) -> Dict[str, Any]:
 @once
 def launched(world: int, folder: str) -> List[Dict[str, Any]]:
     """Every case of `world` processes: what each rank found."""
-    run = [(layout, model, steps_of(layout, model)) for layout, model in cases(world)]
+    run = [(layout, model, steps_of(model)) for layout, model in cases(world)]
     return run_ranks(world, f"{WORK}:many_layouts", dict(cases=run, arguments={}, folder=folder))
 
 
 def check(layout: str, model: str, world: int, folder: Path) -> None:
     """The layout trains as one process does."""
-    steps = steps_of(layout, model)
+    steps = steps_of(model)
     expected = reference(str(folder))[model][str(steps)]
     for rank, found in enumerate(launched(world, str(folder))):
         own, where = found[f"{layout} | {model}"], f"{layout}, {model}, rank {rank}"

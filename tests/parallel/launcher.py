@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import pytest
-from ranks import _free_ports
+from ranks import free_ports
 
-LIMIT = 120
-"""Seconds that a launch may take on a busy machine."""
+LIMIT = 400
+"""Seconds after which a launch hangs, on a machine however busy."""
 
 Hosts = Tuple[List[str], List[List[str]]]
 
@@ -69,6 +69,10 @@ class Launch:
                     found[int(path.parent.name)] = int(names[b"PADDLE_TRAINER_ID"])
         return found
 
+    def wait_until_gone(self) -> None:
+        """Until none of its processes is left: one that was killed takes a moment to end."""
+        until(lambda: not self.processes())
+
     def clean_up(self) -> None:
         """End what is left of it."""
         self.launcher.kill()
@@ -99,7 +103,7 @@ def started() -> Iterator[List[Launch]]:
 def on_two_hosts(hosts: Hosts, processes: int) -> Iterator[Tuple[List[str], List[str]]]:
     """Options of the launcher and what to put before it on each of two hosts, with so many processes each."""
     addresses, prefixes = hosts
-    master = f"{addresses[0]}:{_free_ports(1)[0]}"
+    master = f"{addresses[0]}:{free_ports(1)[0]}"
     for host, address in enumerate(addresses):
         place = ["--nnodes", "2", "--master", master, "--rank", str(host), "--host", address]
         yield [*place, "--nproc_per_node", str(processes)], prefixes[host]
@@ -153,8 +157,9 @@ def _ip(holder: subprocess.Popen, *arguments: str) -> None:
 
 
 def _hold(command: Sequence[str]) -> subprocess.Popen:
-    """A process in a namespace of its own that waits."""
-    holder = subprocess.Popen([*command, "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE)
+    """A process in a namespace of its own that stays as long as this one, however long the tests take."""
+    pipe = subprocess.PIPE
+    holder = subprocess.Popen([*command, "sh", "-c", "echo; exec cat"], stdin=pipe, stdout=pipe)
     if holder.stdout is None or not holder.stdout.readline():
         raise OSError(f"{command} is not permitted")
     return holder

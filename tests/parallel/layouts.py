@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-STEPS, FEWER_STEPS, SAMPLES, LENGTH, VOCAB = 20, 6, 4, 16, 64
+STEPS, FEWER_STEPS, SAMPLES, LENGTH, VOCAB = 20, 3, 4, 16, 64
 """Steps of a run, of a shorter one, sequences of a global batch, tokens of a sequence, size of the vocabulary."""
 
 
@@ -140,7 +140,7 @@ def models_of(layout: str) -> List[str]:
     return list(EXPERT_MODELS) if layout.startswith("ep") else list(MODELS)
 
 
-def steps_of(layout: str, model: str) -> int:
+def steps_of(model: str) -> int:
     """How long a case runs: all but one model run shorter, to save time."""
     return STEPS if model == "grouped heads" else FEWER_STEPS
 

@@ -13,6 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -22,6 +25,12 @@ TIMEOUT = 1800
 
 MOMENT = 2.0
 """Seconds from the first failure to the end of the other ranks."""
+
+LOWEST, HIGHEST, BLOCK = 12000, 32000, 400
+"""Ports of the tests: below 32768, from which on Linux takes those of connections."""
+
+_places = count()
+_held: List[socket.socket] = []
 
 
 def run_ranks(world: int, target: str, payload: Any = None, timeout: float = TIMEOUT, **env: str) -> List[Any]:
@@ -67,7 +76,7 @@ def _wait(started: List[subprocess.Popen], timeout: float) -> Dict[int, str]:
 def _start(rank: int, world: int, target: str, payload: Any, folder: Path, more: Dict[str, str]) -> subprocess.Popen:
     if rank == 0:
         (folder / "payload.json").write_text(json.dumps(payload))
-        (folder / "endpoints").write_text(",".join(f"127.0.0.1:{port}" for port in _free_ports(world)))
+        (folder / "endpoints").write_text(",".join(f"127.0.0.1:{port}" for port in free_ports(world)))
     endpoints = (folder / "endpoints").read_text()
     env = {
         **os.environ,
@@ -88,12 +97,28 @@ def _start(rank: int, world: int, target: str, payload: Any, folder: Path, more:
         return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
 
 
-def _free_ports(count: int) -> List[int]:
-    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [holder.getsockname()[1] for holder in holders]
-    for holder in holders:
-        holder.close()
+def free_ports(number: int) -> List[int]:
+    """Ports that nothing else takes before the ranks listen there, seconds later.
+
+    They are below those that the kernel gives to connections, and of a block of this process's own, one after another.
+    """
+    ports: List[int] = []
+    while len(ports) < number:
+        port = _block().start + next(_places) % (BLOCK - 1)
+        with suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            ports.append(port)
     return ports
+
+
+@cache
+def _block() -> range:
+    """A block of ports that no other process has: its last one is listened at until this process ends."""
+    for start in range(LOWEST, HIGHEST, BLOCK):
+        with suppress(OSError):
+            _held.append(socket.create_server(("127.0.0.1", start + BLOCK - 1)))
+            return range(start, start + BLOCK)
+    raise OSError(f"all blocks of ports between {LOWEST} and {HIGHEST} are taken")
 
 
 def _load(target: str) -> Any:

@@ -18,7 +18,7 @@ CASES: Dict[str, Tuple[int, Dict[str, Any]]] = {
     "interpreter": (2, {"mode": "keeps_the_interpreter", "ranks": [1]}),
     "disagree": (2, {"mode": "disagree", "ranks": [0, 1]}),
     "alone": (1, {"mode": "blocks", "ranks": [0]}),
-    "long": (2, {"mode": "works_long", "ranks": [0]}),
+    "long": (2, {"mode": "works_long", "ranks": [0], "timeout": 4.0}),
     "no timeout": (2, {"mode": "blocks", "ranks": [0], "timeout": 0.0}),
 }
 PATIENCE = {"no timeout": 6.0}
@@ -30,7 +30,7 @@ def cases() -> Iterator[Dict[str, Future]]:
     """All of them, most of the time of which is waiting."""
     with ThreadPoolExecutor(5) as pool:
         yield {
-            name: pool.submit(run_ranks, world, WORKER, given, timeout=PATIENCE.get(name, 60))
+            name: pool.submit(run_ranks, world, WORKER, given, timeout=PATIENCE.get(name, 300))
             for name, (world, given) in CASES.items()
         }
 

@@ -48,6 +48,7 @@ def run(given: Dict[str, Any]) -> None:
     from paddlenlp.parallel.failure import run_as_rank
 
     def main() -> None:
+        os.fsync = lambda descriptor: None  # a busy disk would look like a hang
         tiny = tiny_run(given["folder"])
         changes = {"hang_timeout": given["timeout"], "max_steps": 6, "do_eval": True, "eval_steps": 3, "save_steps": 3}
         init_topology(tiny.args(**changes))
@@ -65,16 +66,19 @@ def run(given: Dict[str, Any]) -> None:
 
 
 def load_with_processes(folder: str) -> None:
-    """Train, slowly, with two processes that read ahead."""
+    """Train with two processes that read ahead; the first time until it is killed at step 3."""
     from paddlenlp.trainer.callbacks import TrainerCallback
+
+    step, first = Path(folder) / "step", not (Path(folder) / "step").exists()
 
     class Slow(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            (Path(folder) / "step").write_text(str(state.global_step))
-            time.sleep(0.05)
+            step.write_text(str(state.global_step))
+            if first and state.global_step == 3:
+                time.sleep(600)
 
     tiny = tiny_run(folder)
-    tiny.trainer(callbacks=[Slow], dataloader_num_workers=2, max_steps=12, hang_timeout=60.0).train()
+    tiny.trainer(callbacks=[Slow], dataloader_num_workers=2, max_steps=12, hang_timeout=600.0).train()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 from typing import Any, Dict, List
 
 import numpy as np
-from layouts import FEWER_STEPS, LAYOUTS, LENGTH, MODELS, SAMPLES, STEPS, VOCAB
+from layouts import LAYOUTS, LENGTH, MODELS, SAMPLES, STEPS, VOCAB, steps_of
 
 
 def arguments(changes: Dict[str, Any]) -> Any:
@@ -105,17 +105,14 @@ class Run:
 
 
 def one_process(payload: Dict[str, Any]) -> Dict[str, Any]:
-    """Every model on one process for either number of steps, its weights left in `folder`; and a step with the batch in
-    one piece."""
+    """Every model on one process, its weights left in `folder`; and the same with the batch in one piece."""
     found: Dict[str, Any] = {}
     for model in payload["models"]:
-        found[model] = {}
-        for steps in (FEWER_STEPS, STEPS):
-            run = Run(payload["arguments"], *MODELS[model])
-            found[model][str(steps)] = {**run.train(steps), "eval": run.evaluate()}
-            np.savez(os.path.join(payload["folder"], f"{model} {steps}.npz"), **run.weights())
+        run, steps = Run(payload["arguments"], *MODELS[model]), steps_of(model)
+        found[model] = {str(steps): {**run.train(steps), "eval": run.evaluate()}}
+        np.savez(os.path.join(payload["folder"], f"{model} {steps}.npz"), **run.weights())
         whole = {**payload["arguments"], "per_device_train_batch_size": SAMPLES}
-        found[model]["in one piece"] = Run(whole, *MODELS[model]).train(STEPS)
+        found[model]["in one piece"] = Run(whole, *MODELS[model]).train(steps)
     return found
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import sys
 import threading
-import time
 import types
 
 import pytest
@@ -162,21 +161,20 @@ def test_a_sink_that_raises_is_dropped_and_training_goes_on(tiny, log_lines, wra
 
 
 def test_a_sink_that_hangs_does_not_hold_up_training(tiny, log_lines, monkeypatch):
-    released = threading.Event()
+    released, left = threading.Event(), []
 
     class Hanging:
         def write(self, logs, step):
-            released.wait(30)
+            left.append(released.wait(600))
 
         def flush(self):
             pass
 
     monkeypatch.setattr(Background, "FLUSH_SECONDS", 0.1)
     trainer = tiny.trainer(save_strategy="no", callbacks=[SinkCallback("mine", lambda args: Background(Hanging()))])
-    start = time.monotonic()
     assert trainer.train().global_step == 4
+    assert left == []  # it still hangs: nobody has waited for it
     released.set()
-    assert time.monotonic() - start < 20
     assert any("Logging to mine failed" in line and "did not take" in line for line in log_lines())
 
 
@@ -185,7 +183,7 @@ def test_a_sink_that_does_not_keep_up_is_dropped(tiny, log_lines, monkeypatch):
 
     class Slow:
         def write(self, logs, step):
-            released.wait(30)
+            released.wait(600)
 
         def flush(self):
             pass

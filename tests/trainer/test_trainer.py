@@ -386,14 +386,14 @@ class Data:
         return numpy.array([os.getpid()])
 batches = make_loader(Data(), DistributedBatchSampler(8, 2), lambda rows: rows[0], workers=1)
 print(int(next(batches)), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     worker = int(process.stdout.readline())
     assert worker != process.pid and alive(worker)
     process.kill()
     process.wait()
-    for _ in range(100):
+    for _ in range(3000):
         if not alive(worker):
             return
         time.sleep(0.1)
