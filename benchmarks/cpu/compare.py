@@ -3,7 +3,7 @@
 python benchmarks/cpu/compare.py --shape a --torch-python ENV/bin/python --nlp-python ENV/bin/python
 
 Each side runs in a process of its own; each peer in an environment of its own. A peer whose environment is not given,
-or lacks what the peer needs, is left out with a line.
+or lacks what the peer needs, is left out with a line. With --add the results join those of earlier runs.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--skip", type=int, default=3, help="first steps of each run left out of its medians")
     parser.add_argument("--work", type=Path, default=Path("data/benchmark-cpu"), help="folder for tokens and weights")
+    parser.add_argument("--add", action="store_true", help="keep the results that the file has of earlier runs")
     parser.add_argument("--out", type=Path, help="JSON file for all results; default: results/race-SHAPE.json")
     return parser.parse_args()
 
@@ -128,7 +129,19 @@ def median(results: List[Result], key: str) -> float:
 
 def ratio(ours: List[Result], theirs: List[Result], key: str) -> float:
     """How many times as fast we are: the median over the rounds, in each of which both ran one after the other."""
-    return statistics.median(float(b[key]) / float(a[key]) for a, b in zip(ours, theirs))
+    wanted = {(result["run"], result["round"]): float(result[key]) for result in ours}
+    return statistics.median(float(result[key]) / wanted[result["run"], result["round"]] for result in theirs)
+
+
+def ratios(ours: List[Result], theirs: List[Result]) -> Dict[str, Any]:
+    """The ratios of all rounds, and that of each run."""
+    runs = sorted({result["run"] for result in theirs})
+    each = [ratio(ours, [result for result in theirs if result["run"] == run], "seconds_per_step") for run in runs]
+    return {
+        "seconds": round(ratio(ours, theirs, "seconds_per_step"), 4),
+        "cpu_seconds": round(ratio(ours, theirs, "cpu_seconds_per_step"), 4),
+        "seconds_of_runs": [round(found, 4) for found in each],
+    }
 
 
 def summary(name: str, results: List[Result], ours: List[Result]) -> str:
@@ -149,20 +162,20 @@ def main() -> None:
     args = parse()
     common.prepare(args.work, args.shape)
     pythons = present(args)
-    results: Dict[str, List[Result]] = {name: [] for name in pythons}
-    for number in range(args.rounds):
+    out = args.out or HERE / "results" / f"race-{args.shape}.json"
+    results: Dict[str, List[Result]] = {}
+    if args.add and out.exists():
+        results = json.loads(out.read_text(encoding="utf-8"))["results"]
+    runs = 1 + max((result["run"] for found in results.values() for result in found), default=0)
+    for number in range(1, args.rounds + 1):
         for name, python in pythons.items():
-            results[name].append(run(name, python, args))
-            one = results[name][-1]
-            print(f"round {number + 1}: {name} {one['tokens_per_second']} tokens/s, load {one['load']:.1f}", flush=True)
+            one = {**run(name, python, args), "run": runs, "round": number}
+            results.setdefault(name, []).append(one)
+            print(f"round {number}: {name} {one['tokens_per_second']} tokens/s, load {one['load']:.1f}", flush=True)
     first = next((name for name in OURS if name in results), next(iter(results)))
     print("\n".join(summary(name, found, results[first]) for name, found in results.items()))
-    ratios = {
-        name: {key: round(ratio(results[first], found, f"{key}_per_step"), 4) for key in ("seconds", "cpu_seconds")}
-        for name, found in results.items()
-    }
-    record = {"shape": args.shape, "threads": args.threads, "ours": first, "ratios": ratios, "results": results}
-    out = args.out or HERE / "results" / f"race-{args.shape}.json"
+    found = {name: ratios(results[first], theirs) for name, theirs in results.items()}
+    record = {"shape": args.shape, "threads": args.threads, "ours": first, "ratios": found, "results": results}
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

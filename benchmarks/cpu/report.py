@@ -105,11 +105,17 @@ def race(record: Dict[str, Any]) -> List[Sequence[str]]:
             (
                 statistics.median(speeds), f"`{name}`: {found[0]['name']}",
                 f"{statistics.median(speeds):.0f} ({min(speeds):.0f}–{max(speeds):.0f})",
-                f"{record['ratios'][name]['seconds']:.2f} x", f"{middle['cpu_seconds_per_step']:.3f}",
+                ratio_text(record["ratios"][name]), f"{middle['cpu_seconds_per_step']:.3f}",
                 f"{max(one['peak_megabytes'] for one in found)}", f"{middle['first_step_after_start']:.1f} s",
             )
         )  # fmt: skip
     return [row[1:] for row in sorted(rows, reverse=True)]
+
+
+def ratio_text(ratios: Dict[str, Any]) -> str:
+    """The median, and the medians of the runs if there were several."""
+    runs = ", ".join(f"{ratio:.2f}" for ratio in ratios["seconds_of_runs"])
+    return f"{ratios['seconds']:.2f} x" + (f" ({runs})" if len(ratios["seconds_of_runs"]) > 1 else "")
 
 
 def ablation(record: Dict[str, Any]) -> List[Sequence[str]]:
