@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FENCE = re.compile(r"(?P<before>[^\n]*)\n+```(?P<kind>\w*)\n(?P<body>.*?)```", re.S)
 PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 ENGLISH = [page for page in PAGES if not page.stem.endswith("_zh")]
-TWINS = [page for page in ENGLISH if page.with_name(f"{page.stem}_zh.md").exists()]
+OPS = ROOT / "slm/model_zoo/gpt-3/external_ops/README.md"
+"""Its commands are those by which the Makefile installs, and tests/external_ops builds."""
+TWINS = [page for page in [*ENGLISH, OPS] if page.with_name(f"{page.stem}_zh.md").exists()]
 
 # A few small steps instead of minutes of training.
 FEW_STEPS = (
@@ -82,7 +84,7 @@ def test_commands_run(page: Path, clone: Path) -> None:
         assert done.returncode == 0, f"{page.name}:\n{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("page", TWINS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TWINS, ids=lambda page: page.name if page != OPS else "external_ops")
 def test_twin_has_the_same_commands(page: Path) -> None:
     def commands(path: Path) -> List[str]:
         return [re.sub(r"\s*#.*", "", block) for block in blocks(path)]
@@ -90,7 +92,7 @@ def test_twin_has_the_same_commands(page: Path) -> None:
     assert commands(page) == commands(page.with_name(f"{page.stem}_zh.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, OPS], ids=lambda page: page.name if page != OPS else "external_ops")
 def test_what_does_not_run_says_why(page: Path) -> None:
     for match in FENCE.finditer(page.read_text(encoding="utf-8")):
         assert match["kind"] not in ("sh", "shell", "console"), f"{page.name}: fence commands as bash or text"
