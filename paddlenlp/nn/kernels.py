@@ -30,7 +30,8 @@ Kernels = Dict[str, Callable[..., Any]]
 
 GradientSum = Callable[[], Optional[Tensor]]
 """Gives what sums the gradients of a parameter in a step, or None where autograd is to have the gradient. Who sums
-gradients sets it as the parameter's attribute `gradient_sum`."""
+gradients sets it as the parameter's attribute `gradient_sum`. A hook of the parameter (`register_hook`) gets None for a
+gradient that has been added so."""
 
 COSTS: Dict[str, float] = {}
 """Op -> how many times as long a step of shape A takes on a CPU without its external operation, and "all" without any:

@@ -50,7 +50,15 @@ class BadGradient(Wrapped):
         self.on = False
         spoilt = dict(model.named_parameters()).get(SPOILT)
         if spoilt is not None:
-            spoilt.register_hook(lambda grad: grad * NAN if self.on else grad)
+            spoilt.register_hook(lambda grad: self.spoil(spoilt, grad) if self.on else grad)
+
+    @staticmethod
+    def spoil(param: Any, grad: Any) -> Any:
+        """There is no gradient where the product that made it has added it to the sum of the step."""
+        if grad is not None:
+            return grad * NAN
+        param.gradient_sum().scale_(NAN)
+        return None
 
     def before(self) -> None:
         self.on = True
