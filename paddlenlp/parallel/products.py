@@ -58,18 +58,19 @@ class _Own(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        ctx.wanted_x, ctx.gradient_sum = not x.stop_gradient, weight.gradient_sum
-        ctx.biases = [] if bias is None else [bias.stop_gradient]
-        ctx.frozen = weight.stop_gradient
+        params = [weight] if bias is None else [weight, bias]
+        ctx.wanted = [not tensor.stop_gradient for tensor in (x, *params)]
+        ctx.gradient_sum = _gradient_sum(weight, ())
         save(ctx, x, weight)
         return kernels.product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
         x, weight = ctx.saved_tensor()
-        grad_x = paddle.matmul(grad, weight, transpose_y=True) if ctx.wanted_x else None
-        grad_weight = None if ctx.frozen else kernels.weight_gradient(x, grad, ctx.gradient_sum)
-        return (grad_x, grad_weight, *(None if frozen else _sum_of_rows(grad) for frozen in ctx.biases))
+        wanted_x, wanted_weight, *wanted_bias = ctx.wanted
+        grad_x = paddle.matmul(grad, weight, transpose_y=True) if wanted_x else None
+        grad_weight = kernels.weight_gradient(x, grad, ctx.gradient_sum) if wanted_weight else None
+        return (grad_x, grad_weight, *(_sum_of_rows(grad) if wanted else None for wanted in wanted_bias))
 
 
 class _Columns(PyLayer):

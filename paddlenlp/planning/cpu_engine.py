@@ -13,10 +13,10 @@ from .stage_times import Engine
 
 FUSED = 1.0
 """Speed of the products, and of attention, of external_ops in training over that of the fastest product timed alone:
-runs of the three shapes of benchmarks/cpu come within 1 % of what follows."""
+one run of each shape of benchmarks/cpu came within 1 % of what follows."""
 
 PLAIN = 0.9
-"""The same of products without external_ops: a run of shape A without them comes within 10 %."""
+"""The same of products without external_ops: taken from one run of shape A, which it puts 8 % too low."""
 
 PLAIN_ATTENTION = 0.5
 """The same of the attention of nn/cpu, a product and a softmax for each block."""

@@ -72,10 +72,11 @@ def test_a_frozen_matrix_gets_none(calls, build, batch):
     assert frozen.grad is None and len(calls) == MATRICES - 1
 
 
-def test_where_the_parameter_is_not_what_is_multiplied_autograd_sums(calls, build, batch):
-    """Rounding to the compute dtype lies between."""
-    set_precision(Precision("float32", "bfloat16", "float32", emulated=True))
-    gradients(build(), batch, batch)
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_where_the_parameter_is_not_what_is_multiplied_autograd_sums(calls, build, batch, storage):
+    """Rounding to the compute dtype, or float32 in the place of it, lies between."""
+    set_precision(Precision(storage, "bfloat16", "float32", emulated=True))
+    build(dtype=storage).train_batch([batch, batch])
     assert calls == []
 
 
