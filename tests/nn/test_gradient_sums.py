@@ -103,3 +103,18 @@ def test_it_can_be_required(monkeypatch, tmp_path):
     fake_external.install(monkeypatch, tmp_path, fused_ln=fake_external.FUSED_LN)
     with pytest.raises(UsageError, match="enable_linear_fused_grad_add is require"):
         configure_run(TrainingArguments("unused", enable_linear_fused_grad_add="require"))
+
+
+def test_what_a_bucket_gives_is_its_own_memory(build):
+    """Of several processes: what is added to it is what the ranks exchange."""
+    from paddlenlp.parallel.buckets import plan
+
+    model = build()
+    bucket = next(bucket for bucket in plan(model, 1 << 20, by_stage=False) if bucket.members)
+    member = bucket.members[-1]
+    total = bucket.gradient_sum(member)
+    assert total.shape == member.param.shape
+    total.add_(paddle.ones(total.shape))
+    bucket.collect(member)  # its hook is called, without a gradient
+    found = bucket._collected().numpy()
+    assert member.fired == 1 and found[member.offset : member.stop].min() == 1 and found.sum() == total.size
